@@ -1,0 +1,1 @@
+"""What the Python processes that tests start load first."""
