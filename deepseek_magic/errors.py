@@ -1,0 +1,159 @@
+"""The errors a cell can end in, each shown as one line.
+
+DeepSeekError
+├── InvalidOption        an option or a {{placeholder}} is wrong      nothing was sent
+├── KeyInText            the text holds something like a key          nothing was sent
+├── NoKey                no key is set                                nothing was sent
+├── OutOfMoney
+│   ├── InsufficientBalance    the account is empty                   nothing was billed
+│   └── OverLimit              a cap of the user's own                nothing was billed
+├── RequestRefused       the API said no                              nothing was billed
+│   ├── BadRequest             400, 404, 422: it cannot be answered as it is
+│   ├── WrongKey               401, 403
+│   ├── TooManyRequests        429
+│   └── ServerFailure          500, 502, 503, 504 and the like
+├── ConnectionFailed     the API was not reached                      nothing was billed
+├── BrokenAnswer         the answer stopped before its end            may have been billed
+└── UnusableAnswer       the answer is whole, but not what was asked  was billed
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .wire import Answer, Balance
+
+
+class DeepSeekError(Exception):
+    """A query that did not end in an answer.
+
+    *answer* holds what had arrived, None when nothing had. *trace_id* is the
+    API's own name for the exchange (`x-ds-trace-id`), for its support.
+    """
+
+    may_be_billed = False
+    """Whether the API may have charged for the query all the same."""
+
+    def __init__(
+        self, message: str, *, answer: Answer | None = None, trace_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.answer = answer
+        self.trace_id = trace_id
+
+    def _render_traceback_(self) -> list[str]:
+        """Show one line instead of a traceback (IPython asks for this by name)."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class InvalidOption(DeepSeekError):
+    """An option, or an expression in the prompt, cannot be used. Nothing was sent."""
+
+
+class KeyInText(DeepSeekError):
+    """The text holds something like a key. Nothing was sent."""
+
+
+class NoKey(DeepSeekError):
+    """There is no key to ask with. Nothing was sent."""
+
+
+class OutOfMoney(DeepSeekError):
+    """The query was not paid for. Nothing was billed."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        balance: Balance | None = None,
+        partial: Any = None,
+        answer: Answer | None = None,
+        trace_id: str | None = None,
+    ) -> None:
+        super().__init__(message, answer=answer, trace_id=trace_id)
+        self.balance = balance
+        """The last known balance; None when it has not been read."""
+        self.partial = partial
+        """What a job over many rows had when the money ended; else None."""
+
+
+class InsufficientBalance(OutOfMoney):
+    """The account's balance is empty, or too small for more requests at once."""
+
+
+class OverLimit(OutOfMoney):
+    """A cap of the user's own would be passed."""
+
+
+class RequestRefused(DeepSeekError):
+    """The API said no. Nothing was billed."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        answer: Answer | None = None,
+        trace_id: str | None = None,
+    ) -> None:
+        super().__init__(message, answer=answer, trace_id=trace_id)
+        self.status = status
+        """The HTTP status; None when the refusal came inside a stream."""
+        self.retry_after = retry_after
+        """Seconds to wait, where the API named them."""
+
+
+class BadRequest(RequestRefused):
+    """The request cannot be answered as it is (400, 404, 422)."""
+
+
+class WrongKey(RequestRefused):
+    """The API does not accept the key (401, 403)."""
+
+
+class TooManyRequests(RequestRefused):
+    """Too many requests at once, or too fast (429)."""
+
+
+class ServerFailure(RequestRefused):
+    """The API is overloaded or out of order (500 and above)."""
+
+
+class ConnectionFailed(DeepSeekError):
+    """The API was not reached. Nothing was billed."""
+
+
+class BrokenAnswer(DeepSeekError):
+    """The request was sent and the answer stopped before its end."""
+
+    may_be_billed = True
+
+
+class UnusableAnswer(DeepSeekError):
+    """The answer is whole, but it is empty or not of the form that was asked for."""
+
+    may_be_billed = True
+
+
+def one_line(text: str, limit: int = 240) -> str:
+    """Bring foreign *text* into an error's one line: folded, printable, not long."""
+    line = " ".join(text[: 4 * limit].split())
+    short = line if len(line) <= limit else line[: limit - 1] + "…"
+    return "".join(c if c.isprintable() else "\ufffd" for c in short)
+
+
+def _bare(word: str) -> str:
+    return word.lstrip("-–—").lower()
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Find which of the *known* words is meant: one that begins so, else one spelt like it."""
+    names = {_bare(name): name for name in known}
+    begun = [name for name in names if _bare(word) and name.startswith(_bare(word))]
+    near = begun or difflib.get_close_matches(_bare(word), names, n=1, cutoff=0.6)
+    return names[near[0]] if near else None

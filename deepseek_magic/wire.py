@@ -1,0 +1,326 @@
+"""What goes to the API and what comes back: frozen values, no behaviour but their own.
+
+The fields carry the API's names. Money is `Decimal`, time is aware UTC, and
+None means "not known", never zero.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+Role = Literal["system", "user", "assistant"]
+Think = Literal["off", "low", "high", "max"]
+State = Literal["fine", "low", "empty", "unavailable", "unknown"]
+
+THINK_LEVELS: tuple[Think, ...] = get_args(Think)
+SHORT_NAMES: Mapping[str, str] = MappingProxyType(
+    {"flash": "deepseek-flash", "pro": "deepseek-v4-pro"}
+)
+"""The current models, by the short names that options accept."""
+
+ASK_FOR_JSON = 'Answer with one JSON object, such as {"answer": "…"}, and nothing else.'
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key that does not show itself: its text is only in `reveal()`."""
+
+    _text: str = field(repr=False)
+
+    def __repr__(self) -> str:
+        return "Key('…')"
+
+    def reveal(self) -> str:
+        """Give the key itself, for the header of a request and nothing else."""
+        return self._text
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """All that shapes an answer. None leaves a setting to the API's default."""
+
+    messages: tuple[Message, ...]
+    model: str = SHORT_NAMES["flash"]
+    think: Think | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    json: bool = False
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model will think first; it does unless told not to."""
+        return self.think != "off"
+
+    def body(self) -> dict[str, Any]:
+        """Give the JSON body of `POST /chat/completions`, streamed."""
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": m.role, "content": m.content} for m in self.messages],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if self.think is not None:
+            body["thinking"] = {"type": "enabled" if self.thinks else "disabled"}
+        if self.think is not None and self.thinks:
+            body["reasoning_effort"] = self.think
+        if self.stop:
+            body["stop"] = list(self.stop)
+        if self.json:
+            body["response_format"] = {"type": "json_object"}
+        for name in ("temperature", "top_p", "max_tokens"):
+            if (value := getattr(self, name)) is not None:
+                body[name] = value
+        return body
+
+
+def question(
+    prompt: str,
+    *,
+    model: str = "flash",
+    think: Think | None = None,
+    system: str | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    max_tokens: int | None = None,
+    stop: str | tuple[str, ...] | list[str] | None = None,
+    json: bool = False,
+) -> Request:
+    """Put a prompt and its settings together into a request.
+
+    *model* is a name of the API's or `flash` or `pro`; *stop* is one string or
+    up to sixteen. With *json*, a text that does not speak of JSON is told to:
+    the API would else emit blanks up to the token limit, and bill them
+    (api-docs.deepseek.com/guides/json_mode).
+    """
+    if json and "json" not in f"{system} {prompt}".lower():
+        system = f"{system}\n\n{ASK_FOR_JSON}" if system else ASK_FOR_JSON
+    system_turn = (Message("system", system),) if system else ()
+    return Request(
+        messages=(*system_turn, Message("user", prompt)),
+        model=SHORT_NAMES.get(model, model),
+        think=think,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
+        json=json,
+    )
+
+
+def _count(data: Mapping[str, Any], name: str) -> int | None:
+    value = data.get(name)
+    return value if type(value) is int and 0 <= value < 10**9 else None
+
+
+def _text(value: object) -> str:
+    """Read a text; halves of characters, which no file or page can hold, are replaced."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one or more answers, under the API's names.
+
+    `completion_tokens` includes `reasoning_tokens`. A count that the API did
+    not give is None, and so is its sum with any other.
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_cache_hit_tokens: int | None = None
+    prompt_cache_miss_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    @classmethod
+    def read(cls, data: object) -> Usage | None:
+        """Read the `usage` object of a response; None when there is none."""
+        if not isinstance(data, Mapping):
+            return None
+        prompt, completion = _count(data, "prompt_tokens"), _count(data, "completion_tokens")
+        hit, miss = (
+            _count(data, "prompt_cache_hit_tokens"),
+            _count(data, "prompt_cache_miss_tokens"),
+        )
+        if hit is None:
+            hit = _count(_mapping(data.get("prompt_tokens_details")), "cached_tokens")
+        if prompt is None and hit is not None and miss is not None:
+            prompt = hit + miss
+        if prompt is not None and hit is not None and miss is None and hit <= prompt:
+            miss = prompt - hit
+        if prompt is not None and miss is not None and hit is None and miss <= prompt:
+            hit = prompt - miss
+        details = _mapping(data.get("completion_tokens_details"))
+        return cls(prompt, completion, hit, miss, _count(details, "reasoning_tokens"))
+
+    def __add__(self, other: Usage) -> Usage:
+        def total(name: str) -> int | None:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            return None if mine is None or theirs is None else mine + theirs
+
+        return Usage(*(total(name) for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One event of a streamed answer."""
+
+    content: str = ""
+    reasoning: str = ""
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    model: str | None = None
+
+    @classmethod
+    def read(cls, chunk: Mapping[str, Any]) -> Piece:
+        """Read one chunk; usage may be on any, and `choices` may be empty."""
+        choices = chunk.get("choices")
+        choice = _mapping(choices[0]) if isinstance(choices, list) and choices else {}
+        # A relay that does not stream sends `message` where a stream has `delta`.
+        delta = _mapping(choice.get("delta") or choice.get("message"))
+        model, finish = chunk.get("model"), choice.get("finish_reason")
+        return cls(
+            content=_text(delta.get("content")),
+            reasoning=_text(delta.get("reasoning_content")),
+            finish_reason=finish if isinstance(finish, str) else None,
+            usage=Usage.read(chunk.get("usage")),
+            model=model if isinstance(model, str) else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, whole or so far. `str(answer)` is its text.
+
+    *cost* is in *currency*, at list price; None when the price or the tokens
+    are not known. *seconds* count from the sending of the request.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    model: str | None = None
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    cost: Decimal | None = None
+    currency: str | None = None
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        start = self.text if len(self.text) <= 60 else self.text[:59] + "…"
+        return f"Answer({start!r}, {self.model}, {self.finish_reason or 'unfinished'})"
+
+    def plus(self, piece: Piece) -> Answer:
+        """Give the answer with one more *piece* at its end."""
+        return replace(
+            self,
+            text=self.text + piece.content,
+            reasoning=self.reasoning + piece.reasoning,
+            model=piece.model or self.model,
+            usage=piece.usage or self.usage,
+            finish_reason=piece.finish_reason or self.finish_reason,
+        )
+
+    def json(self) -> Any:
+        """Parse the text as JSON; a `ValueError` says where it is not."""
+        return json.loads(self.text)
+
+
+def amount(value: object) -> Decimal | None:
+    """Read an amount of money as the API writes it, a decimal string.
+
+    Not a number, negative or absurdly large (over 10**12) is None.
+    """
+    if not isinstance(value, str | int | Decimal) or isinstance(value, bool):
+        return None
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() and 0 <= number <= 10**12 else None
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceInfo:
+    """The money of one currency: *total* is *granted* plus *topped_up*."""
+
+    currency: str
+    total: Decimal | None
+    granted: Decimal | None = None
+    topped_up: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """A reading of `GET /user/balance`, and what has been spent since.
+
+    *infos* maps a currency to its amounts. The figure of the API lags by
+    minutes, so `effective` is the one to reckon with.
+    """
+
+    available: bool | None = None
+    infos: Mapping[str, BalanceInfo] = field(default_factory=dict)
+    read_at: datetime | None = None
+    spent_since: Decimal = Decimal(0)
+    """Recorded after `read_at`, in the account's currency."""
+
+    @classmethod
+    def read(cls, data: object, at: datetime) -> Balance:
+        """Read the body of the endpoint; what cannot be read is None or left out."""
+        body = _mapping(data)
+        rows = body.get("balance_infos")
+        infos = {}
+        for row in rows if isinstance(rows, list) else []:
+            entry = _mapping(row)
+            if isinstance(currency := entry.get("currency"), str):
+                infos[currency] = BalanceInfo(
+                    currency,
+                    *(
+                        amount(entry.get(f"{part}_balance"))
+                        for part in ("total", "granted", "topped_up")
+                    ),
+                )
+        available = body.get("is_available")
+        return cls(available if isinstance(available, bool) else None, infos, at)
+
+    @property
+    def currency(self) -> str | None:
+        """The account's currency: the one that holds most money, else the first."""
+        return max(self.infos, key=lambda name: self.infos[name].total or 0, default=None)
+
+    @property
+    def effective(self) -> Decimal | None:
+        """What is left to spend, in `currency`: the reading less what was spent since."""
+        total = self.infos[self.currency].total if self.currency else None
+        return None if total is None else max(total - self.spent_since, Decimal(0))
+
+    def state(self, warn_below: Mapping[str, Decimal]) -> State:
+        """Tell the state in one word; *warn_below* maps a currency to the low mark."""
+        if self.effective is None or self.currency is None:
+            return "unavailable" if self.available is False else "unknown"
+        if self.effective <= 0:
+            return "empty"
+        if self.available is False:
+            return "unavailable"
+        return "low" if self.effective < warn_below.get(self.currency, 0) else "fine"
