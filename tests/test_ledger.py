@@ -1,0 +1,559 @@
+"""What is written down about every call, and what happens when it cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import multiprocessing.synchronize
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepseek_magic.ledger import STEPS, Asked, Ledger, Outcome, moment, money, stamp
+
+AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
+SECRET = "the words of the question"
+OURS = "account-1"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "ledger.sqlite"
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., Ledger]]:
+    """Give a function that opens ledgers, which are closed at the end."""
+    made: list[Ledger] = []
+
+    def open_one(*args: object, **settings: object) -> Ledger:
+        made.append(Ledger(*args, **settings))  # type: ignore[arg-type]  # as the test gives them
+        return made[-1]
+
+    yield open_one
+    for one in made:
+        one.close()
+
+
+def asked(at: datetime = AT, **more: str) -> Asked:
+    return Asked(**{"at": at, "account": OURS, "model": "deepseek-flash", **more})  # type: ignore[arg-type]  # texts
+
+
+def done(cost: str | None = "0.5", at: datetime = AT + timedelta(seconds=1)) -> Outcome:
+    return Outcome(
+        state="done",
+        at=at,
+        prompt_tokens=3,
+        prompt_cache_hit_tokens=1,
+        prompt_cache_miss_tokens=2,
+        completion_tokens=4,
+        reasoning_tokens=0,
+        price="0.02/1/4",
+        band="off-peak",
+        currency="CNY",
+        cost=None if cost is None else Decimal(cost),
+        finish_reason="stop",
+        answer=f"answer to {SECRET}",
+        reasoning=f"thoughts about {SECRET}",
+        error=f"trouble with {SECRET}",
+    )
+
+
+def record(ledger: Ledger, outcome: Outcome | None = None, **more: str) -> int:
+    """Write one whole call, and wait until it is on disk."""
+    entry = ledger.ask(asked(request=SECRET, **more))
+    ledger.end(entry, outcome or done()).result(30)
+    return entry
+
+
+def bytes_in(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def states(path: Path) -> list[str]:
+    with sqlite3.connect(path) as db:
+        return [state for (state,) in db.execute("SELECT state FROM entries ORDER BY sent, id")]
+
+
+def test_an_entry_has_all_that_is_known(opened: Callable[..., Ledger], path: Path) -> None:
+    """A call's tokens, price, cost, state and texts are there when the file is opened anew."""
+    first = opened(path)
+    record(first, notebook="a.ipynb", cell="c1", think="off")
+    first.close()
+
+    (entry,) = opened(path).entries()
+
+    assert entry["state"] == "done"
+    assert entry["cost"] == Decimal("0.5")
+    assert (entry["sent"], entry["ended"]) == (AT, AT + timedelta(seconds=1))
+    assert (entry["notebook"], entry["cell"], entry["think"]) == ("a.ipynb", "c1", "off")
+    assert (entry["price"], entry["band"], entry["currency"]) == ("0.02/1/4", "off-peak", "CNY")
+    assert (entry["request"], entry["answer"]) == (SECRET, f"answer to {SECRET}")
+
+
+def test_a_call_is_known_before_it_ends(opened: Callable[..., Ledger]) -> None:
+    """A call that goes out is an entry in the state "sent", without an end and a cost."""
+    ledger = opened()
+
+    ledger.ask(asked())
+
+    (entry,) = ledger.entries()
+    assert (entry["state"], entry["ended"], entry["cost"]) == ("sent", None, None)
+
+
+def test_what_is_not_known_of_the_end_stays(opened: Callable[..., Ledger]) -> None:
+    """The end of a call does not erase what was known when it was sent."""
+    ledger = opened()
+
+    record(ledger, Outcome("failed", AT))
+
+    (entry,) = ledger.entries()
+    assert (entry["model"], entry["request"], entry["state"]) == (
+        "deepseek-flash",
+        SECRET,
+        "failed",
+    )
+
+
+@given(st.decimals(0, 10**6, places=12))
+def test_amounts_are_exact(cost: Decimal) -> None:
+    """A cost comes back from the file as it went in."""
+    ledger = Ledger()
+
+    record(ledger, done(str(cost)))
+
+    assert ledger.entries()[0]["cost"] == cost
+    assert ledger.spent(OURS, AT) == {"CNY": cost}
+    ledger.close()
+
+
+@given(st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001  the zone is beside it
+def test_moments_are_exact(at: datetime) -> None:
+    """A moment comes back from the file to the microsecond."""
+    assert moment(stamp(at)) == at
+
+
+def test_no_amount_is_no_zero() -> None:
+    """An amount that is not known stays unknown."""
+    assert money(None) is None
+    assert money(0) == 0
+
+
+def test_vast_numbers_hold_nothing_up(opened: Callable[..., Ledger], path: Path) -> None:
+    """A cost that the file cannot hold is unknown, and entries after it are written."""
+    ledger = opened(path)
+
+    record(ledger, done("1e15"))
+    record(ledger)
+
+    assert [entry["cost"] for entry in ledger.entries()] == [None, Decimal("0.5")]
+    assert ledger.problem is None
+
+
+def test_half_characters_hold_nothing_up(opened: Callable[..., Ledger], path: Path) -> None:
+    """A text that SQLite refuses is written with a replacement."""
+    ledger = opened(path)
+
+    record(ledger, cell="half \ud83d")
+
+    assert ledger.entries()[0]["cell"] == "half ?"
+
+
+def test_spent_since(opened: Callable[..., Ledger]) -> None:
+    """Money spent since a moment is that of calls that ended after it, on this account, by currency."""
+    ledger = opened()
+    for seconds, cost in ((1, "1"), (2, "2"), (3, "4"), (4, None)):
+        record(ledger, done(cost, AT + timedelta(seconds=seconds)))
+    record(ledger, done("8"), account="another")
+    ledger.ask(asked())
+
+    assert ledger.spent(OURS, AT + timedelta(seconds=1)) == {"CNY": Decimal(6)}
+    assert ledger.spent(OURS, AT + timedelta(hours=1)) == {}
+
+
+def test_usage_adds_up(opened: Callable[..., Ledger]) -> None:
+    """Usage is added up by notebook and the like; unpriced calls are told, refused ones left out."""
+    ledger = opened()
+    record(ledger, notebook="a.ipynb")
+    record(ledger, notebook="a.ipynb")
+    record(ledger, done(None), notebook="a.ipynb")
+    record(ledger, notebook="b.ipynb")
+    record(ledger, Outcome("refused", AT), notebook="c.ipynb")
+
+    first, second = ledger.usage(OURS)
+
+    assert (first["notebook"], first["queries"], first["cost"]) == ("a.ipynb", 3, Decimal(1))
+    assert (first["unpriced"], first["prompt_tokens"], first["completion_tokens"]) == (1, 9, 12)
+    assert (second["notebook"], second["cost"], second["unpriced"]) == (
+        "b.ipynb",
+        Decimal("0.5"),
+        0,
+    )
+
+
+def test_usual_length(opened: Callable[..., Ledger]) -> None:
+    """The usual length is the mean of answers of the same kind, unknown without any."""
+    ledger = opened()
+    record(ledger, think="off")
+    record(ledger, dataclasses.replace(done(), completion_tokens=6), think="off")
+    record(ledger, dataclasses.replace(done(), state="partial"), think="off")
+
+    assert ledger.typical_out("deepseek-flash", "off") == 5
+    assert ledger.typical_out("deepseek-flash", None) is None
+    assert ledger.typical_out("deepseek-v4-pro", "off") is None
+
+
+def test_usual_length_of_late(opened: Callable[..., Ledger], path: Path) -> None:
+    """The usual length is that of the newest answers, whichever kernel asked for them."""
+    for tokens in (400, 4, 40):
+        ledger = opened(path)
+        for _ in range(50):
+            ledger.end(ledger.ask(asked()), dataclasses.replace(done(), completion_tokens=tokens))
+        ledger.close()
+
+    assert opened(path).typical_out("deepseek-flash", None) == 40
+
+
+def test_readings(opened: Callable[..., Ledger], path: Path) -> None:
+    """The newest reading of this account is found by every kernel, with all its currencies."""
+    rows = [
+        {"available": True, "currency": name, "total": "1.10", "granted": None, "topped_up": "1"}
+        for name in ("CNY", "USD")
+    ]
+    one, other = opened(path), opened(path)
+    one.reading(OURS, AT + timedelta(seconds=5), rows)
+    one.reading(OURS, AT, rows[:1])
+    one.reading("another", AT + timedelta(days=1), rows)
+    one.entries()  # what is read comes after what was written
+
+    found = other.last_reading(OURS)
+
+    assert found is not None
+    assert found[0] == AT + timedelta(seconds=5)
+    assert [(row["currency"], row["total"], row["granted"]) for row in found[1]] == [
+        ("CNY", "1.10", None),
+        ("USD", "1.10", None),
+    ]
+    assert other.last_reading("nobody") is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_only_the_user_may_read(opened: Callable[..., Ledger], path: Path) -> None:
+    """The file and its new folder are the user's alone, whatever the umask allows."""
+    before = os.umask(0)
+    try:
+        record(opened(path))
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_ordinary_journal(opened: Callable[..., Ledger], path: Path) -> None:
+    """The file does not use WAL, which network folders do not support."""
+    record(opened(path))
+
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+def test_figures_without_texts(opened: Callable[..., Ledger], path: Path) -> None:
+    """With "figures" no word of a question, an answer or an error is in the file's bytes."""
+    ledger = opened(path, keep="figures")
+
+    record(ledger)
+
+    assert ledger.entries()[0]["cost"] == Decimal("0.5")
+    ledger.close()
+    assert SECRET.encode() not in bytes_in(path.parent)
+
+
+def test_texts_are_kept_when_allowed(opened: Callable[..., Ledger], path: Path) -> None:
+    """With "all" the words are in the file: the test above can see them."""
+    ledger = opened(path, keep="all")
+
+    record(ledger)
+    ledger.close()
+
+    assert SECRET.encode() in bytes_in(path.parent)
+
+
+def test_nothing_is_kept(opened: Callable[..., Ledger], path: Path) -> None:
+    """With "nothing" there is no file, and the session's own figures still add up."""
+    ledger = opened(path, keep="nothing")
+
+    record(ledger)
+
+    assert ledger.spent(OURS, AT) == {"CNY": Decimal("0.5")}
+    assert not path.parent.exists()
+
+
+def test_a_directory_in_the_way(opened: Callable[..., Ledger], tmp_path: Path) -> None:
+    """A ledger that cannot be opened is one clear line with a next step, and figures go on."""
+    ledger = opened(tmp_path)
+
+    record(ledger)
+
+    assert ledger.spent(OURS, AT) == {"CNY": Decimal("0.5")}
+    assert ledger.problem is not None
+    assert str(tmp_path) in ledger.problem
+    assert "DEEPSEEK_MAGIC_HOME" in ledger.problem
+    assert "\n" not in ledger.problem
+
+
+def test_a_file_in_place_of_the_folder(opened: Callable[..., Ledger], tmp_path: Path) -> None:
+    """A folder that cannot be made is told in the same way."""
+    (tmp_path / "file").write_text("no folder")
+    ledger = opened(tmp_path / "file" / "ledger.sqlite")
+
+    record(ledger)
+
+    assert "memory only" in (ledger.problem or "")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
+def test_a_folder_without_permission(opened: Callable[..., Ledger], tmp_path: Path) -> None:
+    """A folder that may not be written is told in the same way."""
+    tmp_path.chmod(0o500)
+    ledger = opened(tmp_path / "ledger.sqlite")
+
+    record(ledger)
+
+    tmp_path.chmod(0o700)
+    assert "memory only" in (ledger.problem or "")
+
+
+def test_a_damaged_file(opened: Callable[..., Ledger], path: Path) -> None:
+    """A file that is no database is left as it is; the session goes on in memory and says so."""
+    path.parent.mkdir()
+    path.write_bytes(b"these are not the bytes of a database" * 100)
+    ledger = opened(path)
+
+    record(ledger)
+
+    assert len(ledger.entries()) == 1
+    assert "not a database" in (ledger.problem or "")
+    assert path.read_bytes().startswith(b"these are not")
+
+
+def test_damage_inside(opened: Callable[..., Ledger], path: Path) -> None:
+    """Damage that shows only later is told, and asking goes on."""
+    record(opened(path))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    ledger = opened(path)
+
+    record(ledger)
+
+    assert "malformed" in (ledger.problem or "")
+
+
+def test_locked_for_longer_than_the_patience(opened: Callable[..., Ledger], path: Path) -> None:
+    """While another process holds the file nothing is lost; it is written when the file is free."""
+    ledger = opened(path, busy_seconds=0.05)
+    record(ledger)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+
+    record(ledger)
+    told = ledger.problem
+    holder.execute("ROLLBACK")
+    holder.close()
+    record(ledger)
+
+    assert "locked" in (told or "")
+    assert "2 record(s) wait" in (told or "")
+    assert ledger.problem is None
+    assert states(path) == ["done"] * 3
+
+
+def test_locked_from_the_start(opened: Callable[..., Ledger], path: Path) -> None:
+    """A file that is locked when it is opened is not given up for good."""
+    record(opened(path))
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    ledger = opened(path, busy_seconds=0.05)
+
+    record(ledger)
+    holder.execute("ROLLBACK")
+    holder.close()
+    ledger.close()
+
+    assert states(path) == ["done"] * 2
+
+
+def test_a_reader_in_the_way_of_a_commit(opened: Callable[..., Ledger], path: Path) -> None:
+    """A commit that fails because somebody reads is made good as soon as nobody does."""
+    ledger = opened(path, busy_seconds=0.05)
+    record(ledger)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM entries").fetchall()
+
+    record(ledger)
+    told = ledger.problem
+    reader.execute("ROLLBACK")
+    reader.close()
+    record(ledger)
+
+    assert told is not None
+    assert ledger.problem is None
+    assert states(path) == ["done"] * 3
+
+
+def test_closing_writes_what_waits(opened: Callable[..., Ledger], path: Path) -> None:
+    """What was noted before `close` is in the file, also when closed twice or written after."""
+    ledger = opened(path)
+    entries = [ledger.ask(asked()) for _ in range(200)]
+
+    ledger.close()
+    ledger.close()
+    ledger.end(entries[0], done()).result(1)
+
+    assert states(path) == ["sent"] * 200
+
+
+def test_many_threads(opened: Callable[..., Ledger], path: Path) -> None:
+    """Calls from fifty threads at once each have an entry of their own."""
+    ledger = opened(path)
+    start = threading.Barrier(50)
+
+    def work() -> None:
+        start.wait()
+        for _ in range(20):
+            ledger.end(ledger.ask(asked()), done("0.001"))
+
+    threads = [threading.Thread(target=work) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert ledger.spent(OURS, AT) == {"CNY": Decimal(1)}
+    ledger.close()
+    assert states(path) == ["done"] * 1000
+
+
+def write_fifty(path: str, ready: multiprocessing.synchronize.Barrier) -> None:
+    """Write to a ledger at the same time as another process."""
+    ledger = Ledger(path, busy_seconds=60)
+    ready.wait()
+    for _ in range(50):
+        record(ledger)
+    assert ledger.problem is None, ledger.problem
+    ledger.close()
+
+
+def test_two_processes_at_once(path: Path) -> None:
+    """Two kernels make and fill a new file together, and lose nothing."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(2)
+    both = [context.Process(target=write_fifty, args=(str(path), ready)) for _ in range(2)]
+
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+
+    assert [process.exitcode for process in both] == [0, 0]
+    assert states(path) == ["done"] * 100
+    with sqlite3.connect(path) as db:
+        steps = [name for (name,) in db.execute("SELECT name FROM steps")]
+    assert steps == [step.__name__ for step in STEPS]
+
+
+def test_steps_have_names_in_order() -> None:
+    """The steps of the schema are numbered from one, in the order in which they run."""
+    numbers = [int(step.__name__[1:4]) for step in STEPS]
+
+    assert numbers == list(range(1, len(STEPS) + 1))
+
+
+def test_a_newer_file_can_be_used(opened: Callable[..., Ledger], path: Path) -> None:
+    """A file that a later version has added to is still read and written."""
+    record(opened(path))
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO steps VALUES ('m999_later', 0)")
+        db.execute("ALTER TABLE entries ADD COLUMN later TEXT")
+
+    ledger = opened(path)
+    record(ledger)
+
+    assert len(ledger.entries()) == 2
+    assert ledger.problem is None
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[2])
+from test_ledger import Ledger, asked, record
+ledger = Ledger(sys.argv[1])
+record(ledger)
+ledger.ask(asked())
+ledger.entries()
+ledger._write("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) "
+              "INSERT INTO readings(account, at) SELECT 'x', x FROM n", {})
+print("under way", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_killed_while_writing(opened: Callable[..., Ledger], path: Path) -> None:
+    """After `kill -9` in the middle of a write the file opens with all that was complete."""
+    command = [sys.executable, "-c", KILLED, str(path), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "under way\n"
+        process.send_signal(signal.SIGKILL)
+
+    ledger = opened(path)
+
+    assert [entry["state"] for entry in ledger.entries()] == ["done", "sent"]
+    assert ledger.last_reading("x") is None
+    assert ledger.problem is None
+
+
+FULL = """
+import resource, sys
+sys.path.insert(0, sys.argv[2])
+from test_ledger import Ledger, done, record, asked, SECRET
+import dataclasses
+ledger = Ledger(sys.argv[1])
+record(ledger)
+resource.setrlimit(resource.RLIMIT_FSIZE, (32_768, resource.RLIM_INFINITY))
+long = dataclasses.replace(done(), answer="x" * 100_000)
+record(ledger, long)
+print(ledger.problem)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+record(ledger)
+print(ledger.problem)
+print([entry["state"] for entry in ledger.entries()])
+ledger.close()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+def test_a_full_disk(path: Path) -> None:
+    """When there is no room the query goes on; the record is written once there is."""
+    command = [sys.executable, "-c", FULL, str(path), str(Path(__file__).parent)]
+
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+    full, after, found = ran.stdout.splitlines()
+    assert "could not be used" in full
+    assert after == "None"
+    assert found == "['done', 'done', 'done']"
