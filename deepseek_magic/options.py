@@ -1,0 +1,384 @@
+"""The line of a `%%deepseek` cell as `Options`.
+
+The line is read by a loop over one table instead of `argparse`, which has no
+word of its own for half of what goes wrong here: it takes `-stop x` for
+`-s top`, `--stop ---` for an option without a value, the last of two models
+for the one that is meant, and its messages change with Python's version.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+import shlex
+import textwrap
+import unicodedata
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import InvalidOption, nearest, one_line
+from .wire import SHORT_NAMES, THINK_LEVELS, Think
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+OnEmpty = Literal["notice", "raise"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What one cell asks for. None means that the line does not say."""
+
+    model: str | None = None
+    think: Think | None = None
+    system: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    out: str | None = None
+    json: bool = False
+    raw: bool = False
+    on_empty: OnEmpty | None = None
+    help: bool = False
+
+
+# Reading values
+
+
+def _refusal(what: str) -> InvalidOption:
+    return InvalidOption(f"{what} Nothing was sent. All options: %%deepseek -h")
+
+
+def _meant(word: str | None) -> str:
+    return f" Did you mean {one_line(word, 40)}?" if word else ""
+
+
+def _choice(name: str, text: str, choices: tuple[str, ...]) -> str:
+    if text in choices:
+        return text
+    listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
+    hint = _meant(nearest(text, choices))
+    raise _refusal(f'{name} takes {listed}, and "{one_line(text, 40)}" is none of them.{hint}')
+
+
+def _model(name: str, text: str) -> str:
+    if not text or any(c.isspace() for c in text):
+        raise _refusal(
+            f'{name} takes the name of a model, such as pro; "{one_line(text, 40)}" is none.'
+        )
+    return text
+
+
+def _number(name: str, text: str, kind: type[float], low: float, high: float) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if low <= value <= high and not (name == "--top-p" and value == 0):
+        return value
+    form = "a whole number" if kind is int else "a number"
+    start = "above 0 and up to" if name == "--top-p" else f"from {low:g} to"
+    raise _refusal(f'{name} takes {form} {start} {high:.7g}, and not "{one_line(text, 40)}".')
+
+
+def _stop(name: str, text: str) -> str:
+    if not text:
+        raise _refusal(f"{name} takes the text to stop at, and not an empty one.")
+    marks = {"n": "\n", "t": "\t", "\\": "\\"}
+    return re.sub(r"\\([nt\\])", lambda found: marks[found[1]], text)
+
+
+def _name(name: str, text: str) -> str:
+    # Python compares names in this form, so the one bound must have it too.
+    normal = unicodedata.normalize("NFKC", text)
+    if normal.isidentifier() and not keyword.iskeyword(normal):
+        return normal
+    legal = re.sub(r"\W", "_", normal)
+    legal = f"{legal}_" if keyword.iskeyword(legal) else legal
+    hint = _meant(legal if legal.isidentifier() else None)
+    raise _refusal(
+        f"{name} takes a name of Python to bind the answer to, "
+        f'and "{one_line(text, 40)}" is none.{hint}'
+    )
+
+
+# The table
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """One option: *read* makes its value of the text, None for a flag."""
+
+    names: tuple[str, ...]
+    field: str
+    help: str
+    takes: str = ""
+    read: Callable[[str, str], Any] | None = None
+    choices: tuple[str, ...] = ()
+    is_text: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.names[-1]
+
+
+_EMPTY_CHOICES: tuple[OnEmpty, ...] = ("notice", "raise")
+_MOST_STOPS = 16
+
+_OPTIONS = (
+    _Option(
+        ("-m", "--model"),
+        "model",
+        "Asks this model: flash (deepseek-flash), pro (deepseek-v4-pro) or any other name that "
+        "the API knows.",
+        "NAME",
+        _model,
+        (*SHORT_NAMES, *SHORT_NAMES.values()),
+    ),
+    _Option(
+        ("-t", "--think"),
+        "think",
+        "Has the model think this much before it answers: off, low, high or max.",
+        "LEVEL",
+        lambda name, text: _choice(name, text, THINK_LEVELS),
+        THINK_LEVELS,
+    ),
+    _Option(
+        ("-s", "--system"),
+        "system",
+        "Puts TEXT before the prompt as the system message; {{ }} in it stays as it is.",
+        "TEXT",
+        lambda _, text: text,
+        is_text=True,
+    ),
+    _Option(
+        ("--temperature",),
+        "temperature",
+        "Makes answers more even (towards 0) or more varied (up to 2); it counts only with "
+        "--think off.",
+        "NUMBER",
+        lambda name, text: _number(name, text, float, 0, 2),
+    ),
+    _Option(
+        ("--top-p",),
+        "top_p",
+        "Lets the model choose among the likeliest words only, up to this share (above 0, to 1).",
+        "NUMBER",
+        lambda name, text: _number(name, text, float, 0, 1),
+    ),
+    _Option(
+        ("--max-tokens",),
+        "max_tokens",
+        "Ends the answer, its thinking included, after this many tokens (1 to 393216).",
+        "NUMBER",
+        lambda name, text: int(_number(name, text, int, 1, 393_216)),
+    ),
+    _Option(
+        ("--stop",),
+        "stop",
+        r"Ends the answer before TEXT; \n and \t are a new line and a tab, and the option may "
+        "be given up to 16 times.",
+        "TEXT",
+        _stop,
+        is_text=True,
+    ),
+    _Option(
+        ("-o", "--out"),
+        "out",
+        "Binds the answer to NAME, for the cells that follow.",
+        "NAME",
+        _name,
+    ),
+    _Option(
+        ("--json",),
+        "json",
+        "Asks for JSON and gives it parsed; say in the prompt which JSON you want.",
+    ),
+    _Option(("--raw",), "raw", "Sends the cell as it stands, with every {{ }} in it."),
+    _Option(
+        ("--on-empty",),
+        "on_empty",
+        "When the money is gone: notice shows what to do and buttons to run the cell again; "
+        "raise only raises InsufficientBalance, for code that handles it.",
+        "ACTION",
+        lambda name, text: _choice(name, text, _EMPTY_CHOICES),
+        _EMPTY_CHOICES,
+    ),
+    _Option(("-h", "--help"), "help", "Shows this text and sends nothing."),
+)
+_NAMES = tuple(name for option in _OPTIONS for name in option.names)
+
+
+def _find(name: str) -> _Option | None:
+    return next((option for option in _OPTIONS if name in option.names), None)
+
+
+# The line
+
+
+def parse(line: str) -> Options:
+    """Read the options of a cell's first line; what cannot be used is an `InvalidOption`."""
+    words = _words(line)
+    if "-h" in words or "--help" in words:
+        return Options(help=True)
+    values: dict[str, Any] = {}
+    for option, name, text in _given(words):
+        if option.field in values and option.field != "stop":
+            raise _refusal(f"{name} is given twice; it can be given once.")
+        value = True if option.read is None else option.read(name, text)
+        values[option.field] = (*values.get("stop", ()), value) if name == "--stop" else value
+    if len(values.get("stop", ())) > _MOST_STOPS:
+        raise _refusal(f"--stop is given {len(values['stop'])} times; the API takes {_MOST_STOPS}.")
+    return Options(**values)
+
+
+# Quoted text and escaped characters, or a backslash that `shlex` would drop from an unquoted \n.
+_BACKSLASH = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*"|\\[^nt])|\\(?=[nt])""")
+
+
+def _words(line: str) -> list[str]:
+    kept = _BACKSLASH.sub(lambda found: found[1] or r"\\", line)
+    try:
+        return shlex.split(kept, comments=False, posix=True)
+    except ValueError as error:
+        if "escape" in str(error):
+            raise _refusal("The line ends in a backslash, with nothing after it.") from None
+        raise _refusal(
+            'A quotation mark is not closed in this line; write "don\'t" for a text with one in it.'
+        ) from None
+
+
+def _looks_like_option(word: str) -> bool:
+    """Tell `--stop` and `-s` from values such as `-1`, `---` or `- be brief`."""
+    return re.fullmatch(r"[-–—]{1,2}[^\W\d][\w-]*(=.*)?", word, re.DOTALL) is not None
+
+
+def _given(words: Iterable[str]) -> Iterator[tuple[_Option, str, str]]:
+    """Pair each option with the name it was called by and its text, "" for a flag."""
+    left, before = deque(words), None
+    while left:
+        word = left.popleft()
+        name, equals, text = word.partition("=")
+        option = _find(name)
+        if option is None:
+            raise _unknown(word, before)
+        if option.read is None and equals:
+            raise _refusal(f'{name} takes no value, and "{one_line(text, 40)}" was given.')
+        if option.read is not None and not equals:
+            if not left or _looks_like_option(left[0]):
+                raise _no_value(option, name, left[0] if left else "")
+            text = left.popleft()
+        yield option, name, text
+        before = option
+
+
+def _no_value(option: _Option, name: str, after: str) -> InvalidOption:
+    one_of = f": {', '.join(option.choices)}" if option.choices else f", {name} {option.takes}"
+    way_out = (
+        f' For "{one_line(after, 40)}" itself: {name}="{one_line(after, 40)}".' if after else ""
+    )
+    return _refusal(f"{name} needs a value{one_of}.{way_out if option.is_text else ''}")
+
+
+def _unknown(word: str, before: _Option | None) -> InvalidOption:
+    name = word.partition("=")[0]
+    if _looks_like_option(word):
+        glued = _find(name[:2]) if f"-{name}" not in _NAMES else None  # -mpro, but not -model
+        is_glued = glued is not None and glued.read is not None and len(name) > len("-m")
+        near = f"{name[:2]} {name[2:]}" if is_glued else nearest(name, _NAMES)
+        return _refusal(f"There is no option {one_line(name, 40)}.{_meant(near)}")
+    if before is not None and before.is_text:
+        hint = f'a text with spaces goes in quotes: {before.name} "be brief".'
+    else:
+        hint = "put the question in the lines below it."
+    return _refusal(
+        f'The line after %%deepseek holds options only, and "{one_line(word, 40)}" is none; {hint}'
+    )
+
+
+# Help
+
+
+_USAGE = """\
+%%deepseek [options]
+the prompt, with {{python expressions}} filled in
+
+Asks DeepSeek; the answer appears below the cell. For one cell an option beats
+what %config DeepSeekMagics sets for the notebook.
+
+Options
+"""
+
+_PLACEHOLDERS = """
+Placeholders
+  {{expression}} is evaluated in the notebook and its value put in its place:
+  text as it stands; a DataFrame or Series as its shape, column types, missing
+  counts and first rows; lists, dicts and arrays as much as fits, and a word
+  about what is left out. Single braces are plain text, so JSON, LaTeX and code
+  need no care. If an expression fails, nothing is sent. With --raw, {{ }} is
+  plain text too.
+
+Examples
+  %%deepseek
+  What stands out in this table? {{df}}
+
+  %%deepseek -m pro -t max -o proof
+  Prove that there are infinitely many primes.
+
+  %%deepseek --json -t off -o people -s "You read names out of letters."
+  Give {"names": [...]} as JSON for this letter: {{letters[0]}}
+
+The account is looked after by the line magic: %deepseek -h
+"""
+
+
+def help_text() -> str:
+    """Give what `%%deepseek -h` shows, in lines of at most 80 characters."""
+    return _USAGE + "".join(_help_entry(option) for option in _OPTIONS) + _PLACEHOLDERS
+
+
+def _help_entry(option: _Option) -> str:
+    names = f"  {', '.join(option.names)} {option.takes}".rstrip()
+    lines = textwrap.wrap(option.help, 72, break_on_hyphens=False)
+    return names + "\n" + "".join(f"      {line}\n" for line in lines)
+
+
+# Completion
+
+
+def complete(line: str, token: str) -> list[str]:
+    """Give what *token*, the end of *line*, can become: an option or an option's value.
+
+    *line* reaches up to the cursor, with or without `%%deepseek` at its start.
+    """
+    before = line.removesuffix(token).removeprefix("%%deepseek")
+    name, equals, begun = token.rpartition("=")
+    if not equals and before.endswith("="):
+        before, name, begun = before[:-1], before[:-1].split(" ")[-1], token
+    if _is_inside_quotes(before):
+        return []
+    words = before.split()
+    if option := _find(name):
+        start = f"{name}=" if equals else ""
+        return [f"{start}{choice}" for choice in option.choices if choice.startswith(begun)]
+    if words and (option := _find(words[-1])) and option.read is not None:
+        return [choice for choice in option.choices if choice.startswith(token)]
+    return [name for name in _unused(words) if name.startswith(token or "--")]
+
+
+def _is_inside_quotes(text: str) -> bool:
+    try:
+        shlex.split(text)
+    except ValueError:
+        return True
+    return False
+
+
+def _unused(words: list[str]) -> Iterator[str]:
+    used = {option.field for word in words if (option := _find(word.partition("=")[0]))}
+    for option in _OPTIONS:
+        if option.field not in used or option.field == "stop":
+            yield from option.names

@@ -1,0 +1,161 @@
+"""The `{{expressions}}` of a cell as text.
+
+An expression ends at the first `}}` at which it is Python; single braces are
+plain text, so JSON, LaTeX and code need no care.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+import warnings
+from collections.abc import Awaitable
+from inspect import iscoroutine
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .describe import describe
+from .errors import InvalidOption, nearest, one_line
+from .wire import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import CodeType
+
+
+class _Placeholder(NamedTuple):
+    start: int
+    end: int
+    source: str
+    code: CodeType
+
+
+_TRIES = 25
+_LENGTH = 20_000
+_LEXEME = re.compile(
+    r'("""|\'\'\')(?:\\.|(?!\1).)*\1'
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'(?:\\.|[^'\\\n])*'"
+    r"|[([{)\]}\"']",
+    re.DOTALL,
+)
+
+
+def expand(text: str, namespace: Mapping[str, object], *, bound: int = 1000) -> str:
+    """Put the value of each `{{expression}}` of *text* in its place, all of them or none.
+
+    *bound* is about how many tokens one value may take; strings and answers
+    are given whole. *namespace* stays as it is, but for what an expression does.
+    """
+    if "{{" not in text:
+        return text
+    placeholders = _placeholders(text)
+    names = dict(namespace)  # `eval` adds `__builtins__` to what it is given
+    parts, after = list[str](), 0
+    for found in placeholders:
+        parts += text[after : found.start], _told(found, names, bound)
+        after = found.end
+    return "".join((*parts, text[after:]))
+
+
+def _placeholders(text: str) -> list[_Placeholder]:
+    found, known, start = list[_Placeholder](), dict[str, "CodeType"](), text.find("{{")
+    with warnings.catch_warnings():
+        # Such as "invalid escape sequence", which is about a text that may be no Python at all.
+        warnings.simplefilter("ignore")
+        while start >= 0:
+            end, source, code = _compiled(text, start + 2, known)
+            known[source] = code
+            found.append(_Placeholder(start, end + 2, source, code))
+            start = text.find("{{", end + 2)
+    return found
+
+
+def _compiled(text: str, start: int, known: dict[str, CodeType]) -> tuple[int, str, CodeType]:
+    """Find the first `}}` at which the text from *start* is an expression.
+
+    There is one at most: after an expression, the `}}` closes what nothing
+    opened. So it does not matter in which order the candidates are tried, and
+    counting brackets finds the end of a long one at once.
+    """
+    first: tuple[str, Exception] | None = None
+    for end in chain(_first_ends(text, start), _balanced_end(text, start)):
+        source = text[start:end].strip()
+        try:
+            return end, source, known.get(source) or compile(source, "{{ }}", "eval", 0, True)
+        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+            first = first or (source, error)
+    raise _not_python(text[start : start + 200], *(first or (None, None)))
+
+
+def _first_ends(text: str, start: int) -> Iterator[int]:
+    ends = (found.start() for found in re.compile(r"(?=}})").finditer(text, start))
+    for position, end in enumerate(islice(ends, _TRIES)):
+        if position and end - start > _LENGTH:
+            return
+        yield end
+
+
+def _balanced_end(text: str, start: int) -> Iterator[int]:
+    depth = 0
+    for lexeme in _LEXEME.finditer(text, start):
+        mark = lexeme[0]
+        if mark in {"(", "[", "{"}:
+            depth += 1
+        elif mark in {")", "]", "}"}:
+            depth -= 1
+        if mark in {'"', "'"}:  # never closed
+            return
+        if depth < 0:
+            if text.startswith("}}", lexeme.start()):
+                yield lexeme.start()
+            return
+
+
+def _failure(source: str, what: str) -> InvalidOption:
+    return InvalidOption(
+        f"{{{{{one_line(source, 40)}}}}} {what}. Nothing was sent. "
+        "To send braces as they stand: %%deepseek --raw"
+    )
+
+
+def _not_python(rest: str, source: str | None, error: Exception | None) -> InvalidOption:
+    if source is None:
+        return InvalidOption(
+            f'"{{{{{one_line(rest, 40)}" has no }}}} that closes it. Nothing was sent. '
+            "To send braces as they stand: %%deepseek --raw"
+        )
+    if not source:
+        return _failure(source, "is empty; it takes a Python expression")
+    reason = error.msg if isinstance(error, SyntaxError) else error
+    return _failure(source, f"is not a Python expression ({one_line(str(reason), 80)})")
+
+
+def _told(placeholder: _Placeholder, names: dict[Any, object], bound: int) -> str:
+    source = placeholder.source
+    try:
+        value = eval(placeholder.code, names)  # noqa: S307  # the user's own code, as in any cell
+        if not isinstance(value, Awaitable):
+            return value.text if isinstance(value, Answer) else describe(value, bound=bound)
+    except NameError as error:
+        if error.name is None or error.name in names or hasattr(builtins, error.name):
+            raise _failure(source, f"fails: {_reason(error)}") from error
+        public = [n for n in (*names, *dir(builtins)) if isinstance(n, str) and n[:1] != "_"]
+        near = nearest(error.name, public)
+        hint = f" (did you mean {one_line(near, 40)}?)" if near else ""
+        raise _failure(
+            source, f"fails: there is no name {one_line(error.name, 40)}{hint}"
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise _failure(source, f"fails: {_reason(error)}") from error
+    if iscoroutine(value):
+        value.close()
+    raise _failure(source, "has to be awaited; await it in a cell above and put the result here")
+
+
+def _reason(error: BaseException) -> str:
+    try:
+        text = one_line(str(error), 100)
+    except Exception:  # noqa: BLE001  # an error's own code may fail in any way
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
