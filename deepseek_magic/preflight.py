@@ -1,0 +1,118 @@
+"""May this be sent? Small checks from facts to a refusal or none.
+
+Each check takes a request and gives the reason not to send it, or None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from .errors import DeepSeekError, InvalidOption, KeyInText
+from .wire import THINK_LEVELS, Key, Request
+
+MAX_TOKENS = 393_216
+"""The API's own bound on thinking and answer together (api-docs.deepseek.com/api/list-models)."""
+
+LIKE_A_KEY = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    r"sk-(?:proj|ant|or|svcacct|admin)-[A-Za-z0-9_-]{20,}"
+    r"|sk-(?:[A-Za-z0-9]{1,12}-){0,3}[A-Za-z0-9]{16,}"
+    r"|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{40,}"
+    r"|hf_[A-Za-z0-9]{30,}"
+    r"|AKIA[0-9A-Z]{16}"
+    r"|AIza[A-Za-z0-9_-]{35}"
+    r"|xox[abprs]-[A-Za-z0-9-]{20,}"
+    r")|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+
+
+def like_a_key(text: str, own: Key | None = None) -> bool:
+    """Tell whether *text* holds something like a key, or the session's *own*."""
+    secret = own.reveal() if own else ""
+    return LIKE_A_KEY.search(text) is not None or (len(secret) >= 8 and secret in text)
+
+
+def _texts(request: Request) -> Iterator[str]:
+    yield from (message.content for message in request.messages)
+    yield from request.stop
+    yield request.model
+
+
+def key_refusal(request: Request, own: Key | None) -> DeepSeekError | None:
+    """Refuse a text that would carry a key to the API, the ledger and the notebook."""
+    return key_found() if any(like_a_key(text, own) for text in _texts(request)) else None
+
+
+def key_found() -> DeepSeekError:
+    """Make the error for a text with a key in it; it does not quote the text."""
+    return KeyInText(
+        "The text holds something like a key. Nothing was sent. Take it out and, since it stood in "
+        "a notebook, replace it at the place that gave it out. DeepSeek's own key is set with: "
+        "%deepseek login"
+    )
+
+
+def _out_of_range(request: Request) -> str | None:
+    """Name the value that the API would refuse.
+
+    The bounds: api-docs.deepseek.com/api/create-chat-completion.
+    """
+    if request.think is not None and request.think not in THINK_LEVELS:
+        return f"think is {request.think!r}; it takes {', '.join(THINK_LEVELS)}"
+    if request.temperature is not None and not 0 <= request.temperature <= 2:
+        return f"temperature is {request.temperature:g}; it goes from 0 to 2"
+    if request.top_p is not None and not 0 < request.top_p <= 1:
+        return f"top_p is {request.top_p:g}; it goes from above 0 to 1"
+    if request.max_tokens is not None and not 1 <= request.max_tokens <= MAX_TOKENS:
+        return f"max_tokens is {request.max_tokens:,}; it goes from 1 to {MAX_TOKENS:,}"
+    if len(request.stop) > 16:
+        return f"there are {len(request.stop)} stop strings; the API takes up to 16"
+    return None
+
+
+def _no_question(request: Request) -> str | None:
+    if not request.messages or not request.messages[-1].content.strip():
+        return "there is no question; write it in the lines below %%deepseek"
+    return None
+
+
+def _half_a_character(request: Request) -> str | None:
+    try:
+        "".join(_texts(request)).encode()
+    except UnicodeEncodeError as error:
+        return f"the text holds half a character, which cannot be sent ({error.reason})"
+    return None
+
+
+CHECKS: tuple[Callable[[Request], str | None], ...] = (
+    _no_question,
+    _out_of_range,
+    _half_a_character,
+)
+
+
+def refusal(request: Request, own: Key | None = None) -> DeepSeekError | None:
+    """Give the first reason not to send *request*; None when it may go."""
+    for check in CHECKS:
+        if reason := check(request):
+            return InvalidOption(f"{reason[0].upper()}{reason[1:]}. Nothing was sent.")
+    return key_refusal(request, own)
+
+
+def remarks(request: Request) -> list[str]:
+    """Name the settings that the API will ignore in the chosen mode.
+
+    The rules: api-docs.deepseek.com/guides/thinking_mode.
+    """
+    said = []
+    if request.temperature is not None and request.thinks:
+        said.append("temperature has no effect while the model thinks; --think off makes it count")
+    if request.top_p is not None:
+        if request.model == "deepseek-v4-pro" and request.thinks:
+            said.append("top_p has no effect on this model while it thinks")
+        elif request.model == "deepseek-flash" and not request.thinks:
+            said.append("top_p has no effect on this model unless it thinks")
+        elif request.model == "deepseek-flash" and request.top_p < 0.95:
+            said.append("top_p counts as 0.95, the least that this model takes while it thinks")
+    return said
