@@ -1,0 +1,552 @@
+"""Facts become HTML and text that say the same and can be read anywhere."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from html.parser import HTMLParser
+from itertools import pairwise
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepseek_magic.client import Model
+from deepseek_magic.prices import Price
+from deepseek_magic.render import (
+    BalanceFacts,
+    Notice,
+    Shown,
+    answer_shown,
+    balance_shown,
+    duration,
+    models_shown,
+    money,
+    notice_shown,
+    prices_shown,
+    quiet_line,
+    settings_shown,
+    table_shown,
+    text_shown,
+    thinking_shown,
+    usage_shown,
+    waiting_shown,
+)
+from deepseek_magic.wire import Answer, Balance, BalanceInfo, State, Usage
+
+NOW = datetime(2026, 11, 22, 6, 53, 10, tzinfo=UTC)
+TOP_UP = "https://platform.deepseek.com/top_up"
+EVIL = '<script>alert(\'x\')</script>" onload="x" \x1b[31m $x$ \\(y\\)'
+VOID = ("br", "hr")
+
+
+class Page(HTMLParser):
+    """The text, tags and links of some HTML, which must be closed in order."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.text = ""
+        self.tags: list[str] = []
+        self.links: list[dict[str, str | None]] = []
+        self.attributes: set[str] = set()
+        self.styles: list[str] = []
+        self._open: list[str] = []
+        self.feed(source)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keep what a tag brings."""
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.styles += [value or "" for name, value in attrs if name == "style"]
+        if tag == "a":
+            self.links.append(dict(attrs))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Check the order of the tags."""
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Keep the text, pieces apart."""
+        self.text += f" {data}"
+
+    @property
+    def words(self) -> str:
+        """The text with single spaces."""
+        return " ".join(self.text.split())
+
+
+def balance(total: str = "4.93", *, available: bool | None = True, spent: str = "0") -> Balance:
+    """Give a balance in CNY that was read twelve seconds before NOW."""
+    info = BalanceInfo("CNY", Decimal(total), Decimal(0), Decimal(total))
+    return Balance(available, {"CNY": info}, NOW - timedelta(seconds=12), Decimal(spent))
+
+
+def answer(**changes: Any) -> Answer:
+    """Give an ordinary answer with some *changes*."""
+    usual: dict[str, Any] = {
+        "text": "It is *blue*.",
+        "model": "deepseek-flash",
+        "usage": Usage(1204, 356, 1024, 180, 120),
+        "finish_reason": "stop",
+        "cost": Decimal("0.00161"),
+        "currency": "CNY",
+        "seconds": 3.21,
+    }
+    return Answer(**{**usual, **changes})
+
+
+def notice(**changes: Any) -> Notice:
+    """Give the notice of an empty account with some *changes*."""
+    usual: dict[str, Any] = {
+        "what": "The account is empty; the question was not answered.",
+        "at": NOW,
+        "balance": balance("0.00", available=False),
+        "likely_cost": Decimal("0.0123"),
+        "currency": "CNY",
+        "kept": None,
+        "top_up_url": TOP_UP,
+    }
+    return Notice(**{**usual, **changes})
+
+
+def facts(**changes: Any) -> BalanceFacts:
+    """Give ordinary facts about a balance with some *changes*."""
+    usual: dict[str, Any] = {
+        "balance": balance(),
+        "state": "fine",
+        "spent_session": {},
+        "now": NOW,
+        "top_up_url": TOP_UP,
+    }
+    return BalanceFacts(**{**usual, **changes})
+
+
+def usage_row(**changes: Any) -> dict[str, Any]:
+    """Give one row of the ledger's usage with some *changes*."""
+    return {
+        "day": "2026-11-22",
+        "model": "deepseek-flash",
+        "notebook": "a.ipynb",
+        "currency": "CNY",
+        "queries": 12,
+        "cost": Decimal("0.123"),
+        "unpriced": 0,
+        "prompt_tokens": 1234567,
+        "prompt_cache_hit_tokens": 1000,
+        "prompt_cache_miss_tokens": 1233567,
+        "completion_tokens": 4000,
+        "reasoning_tokens": 0,
+        **changes,
+    }
+
+
+def test_every_foreign_text_is_escaped() -> None:
+    """Whatever comes from the API, the notebook or the user, no tag and no control is made."""
+    evil = {EVIL: BalanceInfo(EVIL, Decimal(1), Decimal(1))}
+    account = Balance(None, evil, NOW)
+    row = usage_row(day=EVIL, model=EVIL, notebook=EVIL, currency=EVIL)
+    price = Price(EVIL, EVIL, "peak", NOW, Decimal(1), Decimal(1), Decimal(1))
+    hostile = answer(text=EVIL, reasoning=EVIL, model=EVIL, finish_reason=EVIL, currency=EVIL)
+
+    pages = [
+        answer_shown(hostile, quiet_line(hostile, Decimal(1), place=EVIL), thinking=True),
+        text_shown(EVIL),
+        thinking_shown(EVIL, 1),
+        notice_shown(notice(what=EVIL, balance=account, currency=EVIL, kept=EVIL, steps=(EVIL,))),
+        notice_shown(notice(top_up_url=f"https://a.b/{EVIL}")),
+        notice_shown(notice(top_up_url=EVIL)),
+        balance_shown(facts(balance=account, problem=EVIL, waiting=(EVIL,), top_up_url=EVIL)),
+        balance_shown(facts(spent_session={EVIL: Decimal(1)}, spent_today={EVIL: Decimal(1)})),
+        models_shown([Model(id=EVIL, name=EVIL, input_modalities=(EVIL,))]),
+        prices_shown([price], NOW, date(2026, 11, 15), EVIL),
+        settings_shown(EVIL, [(EVIL, EVIL, EVIL)]),
+        usage_shown([row]),
+    ]
+
+    for shown in pages:
+        page = Page(shown.html)
+        assert "script" not in page.tags
+        assert not any(name.startswith("on") for name in page.attributes)
+        assert "alert(" in page.text + str(page.links)
+        assert "\x1b" not in shown.html + shown.text
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(), st.text())
+def test_any_answer_is_shown(text: str, reasoning: str) -> None:
+    """Any text of a model gives well-formed HTML that can be sent as UTF-8."""
+    shown = answer_shown(Answer(text=text, reasoning=reasoning), "line", thinking=True)
+
+    Page(shown.html)
+    (shown.html + shown.text).encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "currency", "shown"),
+    [
+        (None, "CNY", "unknown"),
+        ("0", "CNY", "0.00 CNY"),
+        ("0.00", None, "0.00"),
+        ("0.00123", "CNY", "0.0012 CNY"),
+        ("0.001", "USD", "0.001 USD"),
+        ("0.00996", "CNY", "0.01 CNY"),
+        ("0.000000034", "CNY", "0.000000034 CNY"),
+        ("0.01", "CNY", "0.01 CNY"),
+        ("0.0567", "CNY", "0.057 CNY"),
+        ("0.5", "CNY", "0.50 CNY"),
+        ("0.9996", "CNY", "1.00 CNY"),
+        ("1", "CNY", "1.00 CNY"),
+        ("4.926", "CNY", "4.93 CNY"),
+        ("1234567.891", "CNY", "1,234,567.89 CNY"),
+        ("1E+3", "CNY", "1,000.00 CNY"),
+        ("-0.05", "CNY", "-0.05 CNY"),
+    ],
+)
+def test_money(value: str | None, currency: str | None, shown: str) -> None:
+    """An amount has the digits that matter; unknown is said."""
+    assert money(None if value is None else Decimal(value), currency) == shown
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.decimals(min_value=Decimal("1e-18"), max_value=Decimal(10**12), allow_nan=False))
+def test_money_is_never_shown_as_nothing(value: Decimal) -> None:
+    """A positive amount reads as a positive amount, within five per cent of itself."""
+    shown = Decimal(money(value, "CNY").removesuffix(" CNY").replace(",", ""))
+
+    assert shown > 0
+    assert abs(shown - value) <= value / 20
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (-1, "0.0 s"),
+        (0.04, "0.0 s"),
+        (3.21, "3.2 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (250, "4 min 10 s"),
+        (3600, "1 h"),
+        (7500, "2 h 5 min"),
+        (3 * 86400 + 7200, "3 d 2 h"),
+    ],
+)
+def test_duration(seconds: float, shown: str) -> None:
+    """A length of time is told in its two largest units."""
+    assert duration(seconds) == shown
+
+
+def test_the_quiet_line() -> None:
+    """Model, tokens, cost, seconds, balance and place stand in one line."""
+    assert quiet_line(answer(), Decimal("4.93"), place="sandbox", band="off-peak") == (
+        "deepseek-flash · 1,204 in (1,024 cached) · 356 out (120 thinking)"
+        " · 0.0016 CNY off-peak · 3.2 s · 4.93 CNY left · sandbox"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"usage": None, "cost": None}, "cost unknown"),
+        ({"cost": None}, "unpriced"),
+        ({"cost": Decimal(0)}, "0.00 CNY"),
+        ({"usage": Usage(None, 7)}, "unknown in · 7 out"),
+        ({"usage": Usage(5, 7, 0, 5, 0)}, "5 in · 7 out · "),
+        ({"finish_reason": "length"}, "cut at max_tokens · "),
+        ({"finish_reason": "length", "text": ""}, "cut at max_tokens before the answer began"),
+        ({"finish_reason": "content_filter"}, "stopped by the content filter"),
+        ({"finish_reason": "insufficient_system_resource"}, "short of resources"),
+        ({"finish_reason": None}, "unfinished"),
+        ({"finish_reason": "new_reason\n"}, "ended with 'new_reason'"),
+        ({"model": None}, "unknown model"),
+    ],
+)
+def test_the_quiet_line_says_what_is_unusual(changes: dict[str, Any], part: str) -> None:
+    """What is not known, and why an answer ended early, is said in words."""
+    assert part in quiet_line(answer(**changes), None)
+
+
+def test_the_quiet_line_leaves_out_what_nobody_knows() -> None:
+    """Without a balance and a time the line is shorter, and "stop" goes without saying."""
+    line = quiet_line(answer(seconds=None), None)
+
+    assert line.endswith("0.0016 CNY")
+    assert "stop" not in line
+
+
+def test_an_answer() -> None:
+    """The Markdown is rendered, the raw text is the text, the line stands below both."""
+    shown = answer_shown(answer(text="It is *blue*.\n"), "the line", thinking=True)
+
+    assert "<em>blue</em>" in shown.html
+    assert Page(shown.html).words.endswith("the line")
+    assert "details" not in Page(shown.html).tags
+    assert shown.text == "It is *blue*.\n\nthe line"
+
+
+def test_the_reasoning_is_folded_above() -> None:
+    """The reasoning stands above the answer, closed, with its size; or not at all."""
+    thoughtful = answer(reasoning="Light *scatters*.")
+
+    with_it = Page(answer_shown(thoughtful, "line", thinking=True).html)
+    without = Page(answer_shown(thoughtful, "line", thinking=False).html)
+
+    assert with_it.words.startswith("Thought for 120 tokens Light scatters . It is blue")
+    assert "open" not in with_it.attributes
+    assert "scatters" not in without.text
+
+
+def test_an_answer_before_its_line() -> None:
+    """Without a line nothing empty is shown for it."""
+    shown = answer_shown(Answer(text="a"), "", thinking=True)
+
+    assert shown == text_shown("a")
+
+
+def test_reasoning_without_a_count() -> None:
+    """Where the API did not count the thinking, no number is made up."""
+    page = Page(answer_shown(Answer(reasoning="a"), "", thinking=True).html)
+
+    assert page.words.startswith("Reasoning a")
+
+
+def test_thinking() -> None:
+    """While the model thinks, its seconds and its last words are shown."""
+    shown = thinking_shown("first " + "word\n" * 200 + "the end", 12.3)
+
+    assert Page(shown.html).words.startswith("Thinking… 12 s …")
+    assert Page(shown.html).words.endswith("the end")
+    assert len(Page(shown.html).words) < 150
+    assert shown.text == "Thinking… 12 s"
+    assert thinking_shown("", 1) == waiting_shown()
+
+
+def test_the_notice() -> None:
+    """The notice says what happened, when, what there is, what it would cost and what to do."""
+    shown = notice_shown(notice(steps=("With -t off it costs less.",)))
+    page = Page(shown.html)
+
+    assert page.links == [
+        {"href": TOP_UP, "target": "_blank", "rel": "noopener noreferrer"}
+        | {"style": page.links[0]["style"]}
+    ]
+    for words in (page.words, " ".join(shown.text.split())):
+        assert "The account is empty" in words
+        assert f"When {NOW.astimezone():%Y-%m-%d %H:%M:%S}" in words
+        assert "Balance 0.00 CNY (granted 0.00, topped up 0.00)" in words
+        assert "This cell about 0.012 CNY" in words
+        assert "Billed nothing for this question" in words
+        assert "With -t off it costs less." in words
+        assert "run this cell again" in words
+    assert "Re-run cell" in page.words
+    assert "Re-run cell" not in shown.text
+    assert TOP_UP in shown.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "unsaid"),
+    [
+        ({"balance": None}, "Balance unknown", "0.00"),
+        ({"balance": Balance(True, {}, NOW)}, "Balance unknown", "0.00"),
+        ({"likely_cost": None}, "This cell unknown", "about"),
+        ({"kept": "213 tokens are kept above"}, "Kept 213 tokens are kept above", "Billed"),
+        ({"balance": balance("3", available=False)}, "not available for requests", "lags"),
+        ({"balance": balance("3")}, "the figure lags by minutes", "not available"),
+        ({"balance": balance("3"), "own_limit": True}, "Raise the limit", "Top up"),
+    ],
+)
+def test_the_notice_tells_the_cases_apart(changes: dict[str, Any], said: str, unsaid: str) -> None:
+    """Unknown is not zero, money that is refused is explained, a cap asks for no top-up."""
+    shown = notice_shown(notice(**changes))
+
+    for words in (Page(shown.html).words, " ".join(shown.text.split())):
+        assert said in words
+        assert unsaid not in words
+
+
+def test_two_currencies_stand_apart() -> None:
+    """Each currency has a line of its own, the one with money first."""
+    infos = {
+        "USD": BalanceInfo("USD", Decimal(0), Decimal(0), Decimal(0)),
+        "CNY": BalanceInfo("CNY", Decimal(5), Decimal(2), Decimal(3)),
+    }
+
+    shown = balance_shown(facts(balance=Balance(True, infos, NOW)))
+
+    assert "Account CNY   5.00 CNY (granted 2.00, topped up 3.00)" in shown.text
+    assert shown.text.index("Account CNY") < shown.text.index("Account USD")
+
+
+@pytest.mark.parametrize(
+    "address", ["javascript:alert(1)", "//e.example", "file:///x", "", "https:/x"]
+)
+def test_only_a_web_page_is_a_link(address: str) -> None:
+    """A top-up address that is not of the web is shown and cannot be clicked."""
+    for shown in (
+        notice_shown(notice(top_up_url=address)),
+        balance_shown(facts(top_up_url=address)),
+    ):
+        assert Page(shown.html).links == []
+        assert address in Page(shown.html).text
+
+
+def test_the_balance() -> None:
+    """Amount, age, what is not settled, what was spent and what waits are told, twice."""
+    shown = balance_shown(
+        facts(
+            balance=balance(spent="0.0016"),
+            spent_session={"CNY": Decimal("0.0123"), "USD": Decimal("0.1")},
+            spent_today={"CNY": Decimal("0.2")},
+            lasts=timedelta(days=9, hours=3),
+            waiting=("[3]", "[7]"),
+            sandbox=True,
+            problem="no route",
+        )
+    )
+
+    for words in (Page(shown.html).words, " ".join(shown.text.split())):
+        assert words.startswith("4.93 CNY left")
+        assert "sandbox" in words
+        assert "Read 12 s ago" in words
+        assert "Since then 0.0016 CNY spent and not settled" in words
+        assert "This session 0.012 CNY and 0.10 USD spent" in words
+        assert "Today 0.20 CNY spent" in words
+        assert "Lasts about 9 days at this rate" in words
+        assert "Waiting [3], [7]" in words
+        assert "Problem no route" in words
+
+
+def test_an_unread_balance_is_unknown() -> None:
+    """Before the first reading nothing looks like zero."""
+    shown = balance_shown(facts(balance=None, state="unknown"))
+
+    assert shown.text.startswith("Balance unknown (unknown)")
+    assert "Read          not yet" in shown.text
+
+
+def luminance(colour: str) -> float:
+    """Give the relative luminance of #rrggbb as WCAG 2 defines it."""
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("state", get_args(State))
+def test_the_state_is_told_by_word_and_colour(state: State) -> None:
+    """Each state has its word and a colour on which white letters are readable."""
+    pages = {s: Page(balance_shown(facts(state=s)).html) for s in get_args(State)}
+    badges = {
+        s: next(style for style in page.styles if "color:#fff" in style)
+        for s, page in pages.items()
+    }
+
+    found = re.search(r"background:(#\w{6})", badges[state])
+
+    assert found
+    assert state in pages[state].words
+    assert 1.05 / (luminance(found[1]) + 0.05) >= 4.5
+    assert len(set(badges.values())) == len(badges)
+
+
+def test_the_days_are_drawn() -> None:
+    """The line goes up where more was spent, and stays within its frame."""
+    shown = balance_shown(facts(days=(Decimal(0), Decimal("0.4"), Decimal("1.2"))))
+
+    found = re.search(r'points="([^"]*)"', shown.html)
+    assert found
+    points = [tuple(map(float, point.split(","))) for point in found[1].split()]
+    assert all(left[0] < right[0] and left[1] > right[1] for left, right in pairwise(points))
+    assert all(0 <= x <= 160 and 0 <= y <= 28 for x, y in points)
+    assert "the last 3 days, at most 1.20 a day" in Page(shown.html).words
+
+
+@pytest.mark.parametrize("days", [(), (Decimal(1),)])
+def test_one_day_is_no_line(days: tuple[Decimal, ...]) -> None:
+    """Less than two days are not drawn; days without spending are a flat line."""
+    assert "svg" not in balance_shown(facts(days=days)).html
+    assert "svg" in balance_shown(facts(days=(Decimal(0), Decimal(0)))).html
+
+
+def test_a_table_is_aligned() -> None:
+    """In text the columns stand below each other, numbers to the right."""
+    shown = table_shown(("Name", "N"), [("a", "1"), ("long name", "1,000")], right=(1,), note="x")
+
+    assert shown.text == "Name           N\na              1\nlong name  1,000\n\nx"
+
+
+def test_the_models() -> None:
+    """Each model is told with its lengths; what the API did not say is unknown."""
+    text = models_shown([Model("a", "A", 1048576, 10, ("text", "image")), Model("b")]).text
+
+    assert "a      A     1,048,576              10  text, image" in text
+    assert "unknown         unknown  unknown" in text
+
+
+def test_the_prices() -> None:
+    """Prices are told with their hours, their start and the age of the list."""
+    since = datetime(2026, 9, 10, 4, tzinfo=UTC)
+    row = Price("m", "CNY", "off-peak", since, Decimal("0.02"), Decimal(1), Decimal(4))
+
+    text = prices_shown([row], NOW, date(2026, 11, 21), "https://a.b").text
+
+    assert "m      off-peak       0.02 CNY  1.00 CNY  4.00 CNY  2026-09-10" in text
+    assert "Checked 2026-11-21 (1 day ago) against https://a.b" in text
+
+
+def test_the_usage() -> None:
+    """Days are told with their tokens and cost; the dearest has the longest bar."""
+    rows = [usage_row(), usage_row(day="2026-11-23", cost=Decimal("0.0615"), queries=1)]
+
+    lines = usage_shown(rows).text.splitlines()
+
+    assert lines[1].endswith("0.123 CNY  ████████████")
+    assert lines[2].endswith("0.062 CNY  ██████")
+    assert lines[-1] == "Together 0.185 CNY."
+
+
+def test_unpriced_usage_is_not_zero() -> None:
+    """A question whose price is not known is counted as unpriced, beside the sum."""
+    rows = [
+        usage_row(cost=None, unpriced=2, currency=None, prompt_tokens=None),
+        usage_row(unpriced=1),
+        usage_row(cost=None),
+    ]
+
+    lines = usage_shown(rows).text.splitlines()
+
+    assert "unknown" in lines[1]
+    assert lines[1].endswith("unpriced")
+    assert "0.123 CNY + 1 unpriced" in lines[2]
+    assert lines[3].endswith("0.00 CNY")
+    assert lines[-1] == "Together 0.123 CNY, and 3 questions unpriced."
+
+
+def test_no_usage_is_said() -> None:
+    """An empty ledger is a sentence and not an empty table."""
+    assert usage_shown([]).text == "Nothing has been asked from this account yet."
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        notice_shown(notice()),
+        balance_shown(facts(days=(Decimal(1), Decimal(2)))),
+        usage_shown([usage_row()]),
+        thinking_shown("a", 1),
+    ],
+)
+def test_styles_are_inline(shown: Shown) -> None:
+    """No style sheet, script, id or foreign class is needed, and nothing is fetched."""
+    page = Page(shown.html)
+
+    assert not {"style", "script", "link", "img", "iframe"} & set(page.tags)
+    assert "id" not in page.attributes
+    assert not re.search(r"url\(|@import|position:", shown.html)
+    assert set(re.findall(r'class="([^"]*)"', shown.html)) <= {"tex2jax_ignore mathjax_ignore"}
