@@ -1,0 +1,185 @@
+"""The live output of one cell: a growing answer, shown while it arrives.
+
+What has been shown once is not sent again with every piece. A long answer is
+laid out as a few displays: those above hold finished blocks, the last one
+holds the block that is still growing, and only that one is redrawn. When the
+answer ends they become one display, which is what the notebook keeps.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import markdown, render
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from .wire import Answer
+
+WHOLE = 4000
+"""Up to this many characters an answer is one display, redrawn as a whole."""
+OPEN = 3000
+"""A block that grows beyond this is cut at a line, so that redrawing it stays cheap."""
+REDRAW = 0.1
+"""Seconds between two redraws of a short block."""
+BYTES_PER_SECOND = 8000
+"""How much redrawing may send; a longer block is redrawn less often."""
+
+
+class View(Protocol):
+    """Something that shows an answer while it grows."""
+
+    def show(self, answer: Answer) -> None:
+        """Show *answer* so far; it may be called for every piece."""
+
+    def end(self, answer: Answer, line: str, stamp: Mapping[str, Any]) -> None:
+        """Show *answer* for good, with the quiet *line* below and *stamp* as its metadata."""
+
+    def drop(self) -> None:
+        """Show nothing: no part of an answer came, and what follows says why."""
+
+
+def view_for(shell: InteractiveShell, *, thinking: bool, again: bool = False) -> View:
+    """Give the view that fits the front end; *again* replaces what the cell showed before."""
+    if getattr(shell, "kernel", None) is None:
+        return TerminalView()
+    return NotebookView(shell, thinking=thinking, again=again)
+
+
+class TerminalView:
+    """Print the text as it comes; nothing in it can steer the terminal."""
+
+    def __init__(self) -> None:
+        self._printed = 0
+        self._thought = False
+
+    def show(self, answer: Answer) -> None:
+        """Print what is new."""
+        if answer.reasoning and not answer.text and not self._thought:
+            self._thought = True
+            print("Thinking…", flush=True)
+        print(markdown.to_terminal(answer.text[self._printed :]), end="", flush=True)
+        self._printed = len(answer.text)
+
+    def end(self, answer: Answer, line: str, stamp: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """Print the rest and the quiet line."""
+        self.show(answer)
+        print(f"\n\n{line}" if self._printed else line, flush=True)
+
+    def drop(self) -> None:
+        """Nothing was printed yet that would have to go."""
+
+
+class NotebookView:
+    """Redraw what grows, leave alone what is finished."""
+
+    def __init__(
+        self,
+        shell: InteractiveShell,
+        *,
+        thinking: bool,
+        again: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._publisher = shell.display_pub
+        self._thinking = thinking
+        self._clock = clock
+        self._began = clock()
+        self._next = 0.0
+        self._displays: list[str] = []
+        self._fresh = False
+        self._open_from = 0
+        self._carried = ""
+        self._finished: list[str] | None = None
+        self._finished_size = 0
+        if again:
+            self._publisher.clear_output(wait=True)
+        self._open_display()
+        self._draw(render.waiting_shown().html)
+
+    def show(self, answer: Answer) -> None:
+        """Redraw if it is time; a longer block waits longer for its turn."""
+        now = self._clock()
+        if now < self._next:
+            return
+        if answer.text:
+            sent = self._show_text(answer)
+        else:
+            seconds = now - self._began
+            sent = self._draw(render.thinking_shown(answer.reasoning, seconds).html)
+        self._next = now + max(REDRAW, sent / BYTES_PER_SECOND)
+
+    def end(self, answer: Answer, line: str, stamp: Mapping[str, Any]) -> None:
+        """Put the whole answer into one display, the one that is saved."""
+        shown = render.answer_shown(answer, line, thinking=self._thinking)
+        data = {"text/html": shown.html, "text/plain": shown.text}
+        metadata = {"deepseek_magic": dict(stamp)}
+        if len(self._displays) > 1:
+            self._publisher.clear_output(wait=True)
+            self._publisher.publish(data=data, metadata=metadata)
+        else:
+            self._publish(data, self._displays[-1], metadata, update=True)
+
+    def drop(self) -> None:
+        """Let the next output, a notice or an error, stand where the waiting stood."""
+        self._publisher.clear_output(wait=True)
+
+    def _show_text(self, answer: Answer) -> int:
+        if (
+            len(self._displays) == 1
+            and self._open_from == 0
+            and answer.reasoning
+            and self._thinking
+        ):
+            self._draw(render.reasoning_html(answer.reasoning))
+            self._open_display()
+        if len(answer.text) > WHOLE:
+            self._lay_aside(answer.text)
+        return self._draw(markdown.to_html(self._carried + answer.text[self._open_from :]))
+
+    def _lay_aside(self, text: str) -> None:
+        """Move what is finished of the open display to the one above it."""
+        rest = text[self._open_from :]
+        cut, carried = max(0, markdown.settled(self._carried + rest) - len(self._carried)), ""
+        if not cut and len(rest) > OPEN:
+            cut = (rest.rfind("\n", 0, OPEN) + 1) or (rest.rfind(" ", 0, OPEN) + 1) or OPEN
+            carried = markdown.carried(self._carried + rest[:cut])
+        if not cut:
+            return
+        html = markdown.to_html(self._carried + rest[:cut])
+        room = max(WHOLE // 2, self._open_from // 10)
+        if self._finished is not None and self._finished_size + cut <= room:
+            self._finished.append(html)
+            self._finished_size += cut
+            self._draw("".join(self._finished), self._displays[-2])
+        else:
+            self._finished, self._finished_size = [html], cut
+            self._draw(html)
+            self._open_display()
+        self._open_from += cut
+        self._carried = carried
+
+    def _open_display(self) -> None:
+        self._displays.append(uuid.uuid4().hex)
+        self._fresh = True
+
+    def _draw(self, html: str, display: str | None = None) -> int:
+        """Show *html* in the open display, or in another; return how much was sent."""
+        target = display or self._displays[-1]
+        fresh = self._fresh and target == self._displays[-1]
+        self._publish({"text/html": html, "text/plain": "…"}, target, {}, update=not fresh)
+        if fresh:
+            self._fresh = False
+        return len(html)
+
+    def _publish(
+        self, data: dict[str, str], display: str, metadata: dict[str, Any], *, update: bool
+    ) -> None:
+        self._publisher.publish(
+            data=data, metadata=metadata, transient={"display_id": display}, update=update
+        )
