@@ -209,7 +209,7 @@ class DeepSeekMagics(Magics):
         now = datetime.now(UTC)
         known = prices.price_list()
         self.workspace.publish(
-            render.prices_shown(prices.prices_at(now), now, known.checked, known.source)
+            render.prices_shown(prices.prices_of_day(now), now, known.checked, known.source)
         )
 
     def do_login(self, *rest: str) -> None:

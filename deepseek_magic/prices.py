@@ -7,7 +7,6 @@ rules about ten times in two years.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -93,22 +92,26 @@ def band(at: datetime) -> Band:
     return "peak"
 
 
-def price(model: str, currency: str | None, at: datetime) -> Price | None:
-    """Find the price of *model* at the moment *at*; None when it is not known."""
-    name = price_list().aliases.get(model, model)
-    now = band(at)
+def price(
+    model: str, currency: str | None, at: datetime, hours: Band | None = None
+) -> Price | None:
+    """Find the price of *model* at the moment *at*; None when it is not known.
+
+    *hours* asks for the price of that day in the peak or the off-peak hours.
+    """
+    name, hours = price_list().aliases.get(model, model), hours or band(at)
     rows = [
         row
         for row in price_list().rows
-        if (row.model, row.currency, row.band) == (name, currency, now) and row.since <= at
+        if (row.model, row.currency, row.band) == (name, currency, hours) and row.since <= at
     ]
     return max(rows, key=lambda row: row.since, default=None)
 
 
-def prices_at(at: datetime, currencies: Sequence[str] = ("CNY", "USD")) -> list[Price]:
-    """Give every model's price at the moment *at*, in each of *currencies*."""
-    models = dict.fromkeys(row.model for row in price_list().rows)
-    found = (price(model, currency, at) for model in models for currency in currencies)
+def prices_of_day(at: datetime) -> list[Price]:
+    """Give the prices that hold on the day of *at*: by model, currency and hours."""
+    kinds = dict.fromkeys((row.model, row.currency, row.band) for row in price_list().rows)
+    found = (price(model, currency, at, hours) for model, currency, hours in kinds)
     return [row for row in found if row is not None]
 
 

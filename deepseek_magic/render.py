@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import markdown
 from .markdown import to_terminal
+from .prices import PEAK_HOURS, band
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -562,11 +563,12 @@ def models_shown(models: Sequence[Model]) -> Shown:
 
 
 def prices_shown(rows: Sequence[Price], now: datetime, checked: date, source: str) -> Shown:
-    """Show what a million tokens cost at the moment *now*, and how old the list is."""
+    """Show what a million tokens cost, which hours it is *now*, and how old the list is."""
+    hours = band(now)
     cells = [
         (
             row.model,
-            row.band,
+            f"{row.band}, now" if row.band == hours else row.band,
             *(money(price, row.currency) for price in (row.hit, row.miss, row.out)),
             f"{row.since:%Y-%m-%d}",
         )
@@ -574,7 +576,11 @@ def prices_shown(rows: Sequence[Price], now: datetime, checked: date, source: st
     ]
     heads = ("Model", "Hours", "Input, cached", "Input", "Output", "Since")
     age = _counts(max((now.date() - checked).days, 0), "day")
-    note = f"Per million tokens, now. Checked {checked:%Y-%m-%d} ({age} ago) against {source}"
+    spans = " and ".join(f"{start:%H:%M}-{end:%H:%M}" for start, end in PEAK_HOURS)
+    note = (
+        f"Per million tokens. Peak hours: Monday to Friday {spans} Beijing time, except Chinese "
+        f"public holidays. Checked {checked:%Y-%m-%d} ({age} ago) against {source}"
+    )
     return table_shown(heads, cells, right=(2, 3, 4), note=note)
 
 

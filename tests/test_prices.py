@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepseek_magic import sandbox_account
-from deepseek_magic.prices import Price, age, band, cost, price, price_list, prices_at
+from deepseek_magic.prices import Price, age, band, cost, price, price_list, prices_of_day
 from deepseek_magic.wire import Usage
 
 FRIDAY = (2026, 11, 20)
@@ -187,14 +187,14 @@ def test_all_rows_are_sound() -> None:
         assert 0 < row.hit < row.miss < row.out
 
 
-def test_prices_of_a_moment() -> None:
-    """The prices of a moment are one per model and currency, of that moment's band."""
-    found = prices_at(there(*FRIDAY, "10:00:00"))
+def test_prices_of_a_day() -> None:
+    """The prices of a day are one per model, currency and hours."""
+    found = prices_of_day(there(*FRIDAY, "10:00:00"))
 
-    assert {(row.model, row.currency) for row in found} == {
-        (model, currency)
+    assert sorted((row.model, row.currency, row.band) for row in found) == [
+        (model, currency, hours)
         for model in ("deepseek-flash", "deepseek-v4-pro")
         for currency in ("CNY", "USD")
-    }
-    assert {row.band for row in found} == {"peak"}
+        for hours in ("off-peak", "peak")
+    ]
     assert all(isinstance(row, Price) for row in found)

@@ -330,7 +330,7 @@ def test_thinking() -> None:
 
 def test_the_notice() -> None:
     """The notice says what happened, when, what there is, what it would cost and what to do."""
-    shown = notice_shown(notice(steps=("With -t off it costs less.",)))
+    shown = notice_shown(notice(steps=("With -t off it costs less.",), buttons=True))
     page = Page(shown.html)
 
     assert page.links == [
@@ -347,6 +347,7 @@ def test_the_notice() -> None:
         assert "run this cell again" in words
     assert "Re-run cell" in page.words
     assert "Re-run cell" not in shown.text
+    assert "Re-run cell" not in notice_shown(notice()).html
     assert TOP_UP in shown.text
 
 
@@ -496,7 +497,8 @@ def test_the_prices() -> None:
 
     text = prices_shown([row], NOW, date(2026, 11, 21), "https://a.b").text
 
-    assert "m      off-peak       0.02 CNY  1.00 CNY  4.00 CNY  2026-09-10" in text
+    assert "m      off-peak, now       0.02 CNY  1.00 CNY  4.00 CNY  2026-09-10" in text
+    assert "Monday to Friday 09:00-12:00 and 14:00-18:00 Beijing time" in text
     assert "Checked 2026-11-21 (1 day ago) against https://a.b" in text
 
 
