@@ -106,9 +106,9 @@ class DeepSeekMagics(Magics):
             self._workspace.renew()
 
     def before_cell(self, info: ExecutionInfo) -> None:
-        """Take away the controls of a notice whose cell runs again (`pre_run_cell`)."""
+        """Take away the widget that stands in a cell which runs again (`pre_run_cell`)."""
         if self._workspace is not None:
-            self._workspace.drop_notice(info)
+            self._workspace.clear_cell(info)
 
     def close(self) -> None:
         """Leave nothing behind."""

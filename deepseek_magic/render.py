@@ -454,8 +454,10 @@ def _fact_rows(facts: BalanceFacts) -> list[tuple[str, str]]:
 def _age(balance: Balance | None, now: datetime) -> str:
     if balance is None or balance.read_at is None:
         return "not yet"
+    # The moment stays true while the display stands; an age would not.
     seconds = (now - balance.read_at).total_seconds()
-    return f"{round(seconds)} s ago" if 0 <= seconds < _MINUTE else f"{duration(seconds)} ago"
+    age = f" ({duration(seconds)} old when shown)" if seconds >= _MINUTE else ""
+    return _moment(balance.read_at) + age
 
 
 def _unsettled(balance: Balance | None) -> str:

@@ -7,6 +7,7 @@ a thread of its own and changes the widget through the cell's context.
 from __future__ import annotations
 
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from . import render
@@ -118,7 +119,11 @@ class NoticeControls:
 
 
 class BalanceWidget:
-    """The balance, drawn anew after every query and every reading."""
+    """The balance, drawn anew after every query and every reading.
+
+    Above it stands a snapshot as ordinary output, for where widgets are dead. As
+    long as the widget lives, a style of its own keeps the snapshot out of sight.
+    """
 
     def __init__(
         self,
@@ -137,8 +142,12 @@ class BalanceWidget:
         self._refresh = Button(description="Refresh", tooltip="Read the balance from DeepSeek")
         self._refresh.on_click(self._click_refresh)
         self.box = VBox([self._body, self._refresh])
+        self._snapshot = f"deepseek-magic-{uuid.uuid4().hex}"
         self._closed = False
         self._draw()
+        shown = render.balance_shown(facts())
+        snapshot = f'<div class="{self._snapshot}">{shown.html}</div>'
+        shell.display_pub.publish(data={"text/html": snapshot, "text/plain": shown.text})
         publish(shell, self.box)
         session.listeners.append(self._follow)
 
@@ -156,7 +165,8 @@ class BalanceWidget:
     def _draw(self) -> None:
         with self._drawing:
             if not self._closed:
-                self._body.value = render.balance_shown(self._facts()).html
+                hidden = f"<style>.{self._snapshot} {{ display: none }}</style>"
+                self._body.value = hidden + render.balance_shown(self._facts()).html
                 self._refresh.disabled = False
 
     def _click_refresh(self, _: object) -> None:

@@ -71,8 +71,7 @@ class Workspace:
         self._key: Key | None = None
         self._session: Session | None = None
         self._own: Session | None = None
-        self._notices: dict[str, NoticeControls] = {}
-        self._balances: list[BalanceWidget] = []
+        self._standing: dict[str, NoticeControls | BalanceWidget] = {}
 
     # -- asking -------------------------------------------------------------------
 
@@ -146,14 +145,16 @@ class Workspace:
         if cell is not None and attended:
             from .widgets import NoticeControls
 
-            key = cell.id or cell.parent["header"]["msg_id"]
-            self._notices[key] = NoticeControls(self.shell, cell, self.session)
+            self._stand(cell, NoticeControls(self.shell, cell, self.session))
 
-    def drop_notice(self, info: ExecutionInfo) -> None:
-        """Take a notice's controls away when its cell runs again (`pre_run_cell`)."""
-        notice = self._notices.pop(getattr(info, "cell_id", None) or "", None)
-        if notice is not None:
-            notice.close()
+    def _stand(self, cell: Cell, widget: NoticeControls | BalanceWidget) -> None:
+        self._standing[cell.id or cell.parent["header"]["msg_id"]] = widget
+
+    def clear_cell(self, info: ExecutionInfo) -> None:
+        """Take away the widget that stands in a cell which runs again (`pre_run_cell`)."""
+        widget = self._standing.pop(getattr(info, "cell_id", None) or "", None)
+        if widget is not None:
+            widget.close()
 
     # -- money --------------------------------------------------------------------
 
@@ -176,7 +177,7 @@ class Workspace:
             return
         from .widgets import BalanceWidget
 
-        self._balances.append(BalanceWidget(self.shell, cell, session, self._facts))
+        self._stand(cell, BalanceWidget(self.shell, cell, session, self._facts))
 
     def _facts(self) -> render.BalanceFacts:
         session, marks = self.session, self.settings.warn_below
@@ -266,12 +267,9 @@ class Workspace:
             self.shell.display_pub.publish(data={"text/html": shown.html, "text/plain": shown.text})
 
     def _forget_widgets(self) -> None:
-        for notice in self._notices.values():
-            notice.close()
-        for balance in self._balances:
-            balance.close()
-        self._notices.clear()
-        self._balances.clear()
+        for widget in self._standing.values():
+            widget.close()
+        self._standing.clear()
 
     def close(self) -> None:
         """Close the widgets, the sandbox and the session."""

@@ -415,7 +415,8 @@ def test_the_balance() -> None:
     for words in (Page(shown.html).words, " ".join(shown.text.split())):
         assert words.startswith("4.93 CNY left")
         assert "sandbox" in words
-        assert "Read 12 s ago" in words
+        assert f"Read {NOW - timedelta(seconds=12):%Y-%m-%d}" in words
+        assert "old when shown" not in words
         assert "Since then 0.0016 CNY spent and not settled" in words
         assert "This session 0.012 CNY and 0.10 USD spent" in words
         assert "Today 0.20 CNY spent" in words
