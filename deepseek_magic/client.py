@@ -215,6 +215,9 @@ class Client:
             return self._openai
 
     def _new_chat(self) -> openai.OpenAI:
+        # openai 3 looks for httpx among the loaded modules, and fails where the thread that reads
+        # the balance is just loading it.
+        import httpx  # noqa: F401
         import openai
 
         def only_ours(request: Any) -> None:

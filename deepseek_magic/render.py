@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -615,7 +616,7 @@ def _usage_cells(row: Mapping[str, Any], most: Decimal) -> tuple[str, ...]:
     return (
         str(row["day"]),
         row["model"] or "",
-        row["notebook"] or "",
+        PurePath(row["notebook"] or "").name,
         _count(row["queries"]),
         _count(row["prompt_tokens"]),
         _count(row["prompt_cache_hit_tokens"]),

@@ -108,6 +108,7 @@ class Session:
         self._client: Client | None = None
         self._currency = currency
         self._currency_given = currency is not None
+        self._waited = False
         self._balance: Balance | None = None
         self._lock = threading.Lock()
         self._reading: threading.Thread | None = None
@@ -159,7 +160,7 @@ class Session:
         entry = self.ledger.ask(self._asked(request, cell))
         if self.currency is None:
             self.refresh()
-        answer = Answer(model=request.model)
+        answer = Answer(model=request.model, currency=self.currency)
         sent_at = self._clock()
         state: State = "interrupted"
         error: DeepSeekError | None = None
@@ -189,12 +190,11 @@ class Session:
         return error
 
     def _priced(self, answer: Answer, sent_at: datetime) -> Answer:
-        if answer.usage is not None and self.currency is None and self.balance_problem is None:
+        if answer.usage is not None and self.currency is None and not self._waited:
+            self._waited = True  # once: an endpoint that is silent holds up one answer, not all
             self._wait_for_reading()
         found = price(answer.model or "", self.currency, sent_at)
-        return replace(
-            answer, cost=cost(answer.usage, found), currency=self.currency if found else None
-        )
+        return replace(answer, cost=cost(answer.usage, found), currency=self.currency)
 
     def _asked(self, request: Request, cell: str | None) -> Asked:
         return Asked(
@@ -402,7 +402,7 @@ class Session:
         """Close the connections and the ledger; doing it twice is harmless."""
         self._closed = True
         self.listeners.clear()
-        self._wait_for_reading()
+        self._wait_for_reading(1.0)
         if self._client is not None:
             self._client.close()
         self.ledger.close()

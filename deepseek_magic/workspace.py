@@ -182,11 +182,13 @@ class Workspace:
     def _facts(self) -> render.BalanceFacts:
         session, marks = self.session, self.settings.warn_below
         balance, problem = session.last_balance, session.balance_problem
+        midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
         low = {currency: Decimal(str(mark)) for currency, mark in marks.items()}
         return render.BalanceFacts(
             balance=balance,
             state="unknown" if balance is None or problem else balance.state(low),
             spent_session=dict(session.spent),
+            spent_today=session.ledger.spent(session.account, midnight),
             now=datetime.now(UTC),
             top_up_url=self.top_up_url,
             sandbox=self.sandbox is not None,
@@ -238,6 +240,7 @@ class Workspace:
             api_key=self.sandbox.api_key,
             base_url=self.sandbox.base_url,
             ledger=":memory:",
+            notebook=_notebook(self.shell),
         )
         return self.sandbox
 
@@ -254,7 +257,7 @@ class Workspace:
         return Session(
             api_key=key,
             keep=cast("Keep", self.settings.keep),
-            notebook=os.environ.get("JPY_SESSION_NAME"),
+            notebook=_notebook(self.shell),
         )
 
     # -- the cells ----------------------------------------------------------------
@@ -275,6 +278,12 @@ class Workspace:
         """Close the widgets, the sandbox and the session."""
         self.sandbox_off()
         self.renew()
+
+
+def _notebook(shell: InteractiveShell) -> str | None:
+    """Give the path of the notebook, as Jupyter's server or VS Code tell it."""
+    path = os.environ.get("JPY_SESSION_NAME") or shell.user_ns.get("__vsc_ipynb_file__")
+    return path if isinstance(path, str) else None
 
 
 def _kept(answer: Answer | None) -> str | None:

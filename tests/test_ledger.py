@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -47,8 +48,8 @@ def opened() -> Iterator[Callable[..., Ledger]]:
         one.close()
 
 
-def asked(at: datetime = AT, **more: str) -> Asked:
-    return Asked(**{"at": at, "account": OURS, "model": "deepseek-flash", **more})  # type: ignore[arg-type]  # texts
+def asked(**more: str) -> Asked:
+    return dataclasses.replace(Asked(AT, OURS, "deepseek-flash"), **more)  # type: ignore[arg-type]  # texts, all of them
 
 
 def done(cost: str | None = "0.5", at: datetime = AT + timedelta(seconds=1)) -> Outcome:
@@ -83,7 +84,7 @@ def bytes_in(folder: Path) -> bytes:
 
 
 def states(path: Path) -> list[str]:
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
         return [state for (state,) in db.execute("SELECT state FROM entries ORDER BY sent, id")]
 
 
@@ -172,7 +173,7 @@ def test_half_characters_hold_nothing_up(opened: Callable[..., Ledger], path: Pa
 
 
 def test_spent_since(opened: Callable[..., Ledger]) -> None:
-    """Money spent since a moment is that of calls that ended after it, on this account, by currency."""
+    """Spent since a moment is what calls of this account cost that ended after it, by currency."""
     ledger = opened()
     for seconds, cost in ((1, "1"), (2, "2"), (3, "4"), (4, None)):
         record(ledger, done(cost, AT + timedelta(seconds=seconds)))
@@ -184,7 +185,7 @@ def test_spent_since(opened: Callable[..., Ledger]) -> None:
 
 
 def test_usage_adds_up(opened: Callable[..., Ledger]) -> None:
-    """Usage is added up by notebook and the like; unpriced calls are told, refused ones left out."""
+    """Usage is added up by notebook and the like, with unpriced calls and without refused ones."""
     ledger = opened()
     record(ledger, notebook="a.ipynb")
     record(ledger, notebook="a.ipynb")
@@ -266,7 +267,7 @@ def test_ordinary_journal(opened: Callable[..., Ledger], path: Path) -> None:
     """The file does not use WAL, which network folders do not support."""
     record(opened(path))
 
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 
@@ -470,9 +471,31 @@ def test_two_processes_at_once(path: Path) -> None:
 
     assert [process.exitcode for process in both] == [0, 0]
     assert states(path) == ["done"] * 100
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
         steps = [name for (name,) in db.execute("SELECT name FROM steps")]
     assert steps == [step.__name__ for step in STEPS]
+
+
+def test_a_new_file_is_laid_out_once(path: Path) -> None:
+    """Kernels that open a new file at the same moment lay it out once, and all can use it."""
+    for n in range(30):
+        ledgers = [Ledger(path.with_name(f"{n}.sqlite"), busy_seconds=30) for _ in range(4)]
+        start = threading.Barrier(4)
+
+        def use(ledger: Ledger, start: threading.Barrier = start) -> None:
+            start.wait()
+            record(ledger)
+
+        threads = [threading.Thread(target=use, args=(ledger,)) for ledger in ledgers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for ledger in ledgers:
+            ledger.close()
+
+        assert [ledger.problem for ledger in ledgers] == [None] * 4
+        assert states(path.with_name(f"{n}.sqlite")) == ["done"] * 4
 
 
 def test_steps_have_names_in_order() -> None:
@@ -485,7 +508,7 @@ def test_steps_have_names_in_order() -> None:
 def test_a_newer_file_can_be_used(opened: Callable[..., Ledger], path: Path) -> None:
     """A file that a later version has added to is still read and written."""
     record(opened(path))
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("INSERT INTO steps VALUES ('m999_later', 0)")
         db.execute("ALTER TABLE entries ADD COLUMN later TEXT")
 
