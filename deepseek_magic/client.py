@@ -15,22 +15,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from .errors import (
-    BadRequest,
-    BrokenAnswer,
-    ConnectionFailed,
-    DeepSeekError,
-    InsufficientBalance,
-    NoKey,
-    RequestRefused,
-    ServerFailure,
-    TooManyRequests,
-    UnusableAnswer,
-    WrongKey,
-)
-from .wire import Answer, Balance, Key, Piece, Request
+from . import failures
+from .errors import BrokenAnswer, ConnectionFailed, DeepSeekError, NoKey, one_line
+from .failures import host_of
+from .wire import Balance, Key, Piece, Request
 
 if TYPE_CHECKING:
     import httpx
@@ -47,19 +36,6 @@ HEADERS = frozenset({
     "x-stainless-raw-response",  # by which the library tells itself how to read the response
 })  # fmt: skip
 """The headers that a question goes out with, besides the key."""
-
-# Exception classes of httpx, httpx2 and openai that say that no whole request went out. After any
-# other the request may have been billed.
-NOT_SENT = frozenset({
-    "ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol",
-    "InvalidURL", "LocalProtocolError", "WriteError", "WriteTimeout", "RequestNotRead",
-    "CookieConflict", "OpenAIError", "SubjectTokenProviderError",
-})  # fmt: skip
-UNREADABLE = frozenset({"JSONDecodeError", "UnicodeDecodeError", "DecodingError", "RecursionError"})
-OF_MONEY = re.compile(
-    r"insufficient[ _-]*balance|remaining balance|top[ -]?up your (balance|account)", re.IGNORECASE
-)
-HTML = re.compile(r"\s*<(!doctype|html|head|body)\b", re.IGNORECASE)
 
 
 class Events:
@@ -136,7 +112,7 @@ class Client:
             )
         self.key = key
         self.base_url = base_url.rstrip("/")
-        self.host = _host(self.base_url) or self.base_url
+        self.host = host_of(self.base_url) or self.base_url
         """The host that requests go to."""
         self._openai: openai.OpenAI | None = None
         self._httpx: httpx.Client | None = None
@@ -195,13 +171,14 @@ class Client:
         response = getattr(error, "response", None)
         if response is not None and response.status_code >= 300:
             headers = {name.lower(): self._scrub(text) for name, text in response.headers.items()}
-            return self._refusal(response.status_code, self._scrub(_body(response)), headers)
+            text = self._scrub(_body(response))
+            return failures.refusal(self.host, response.status_code, text, headers, paid=paid)
         cause = error.__cause__ if type(error).__name__.startswith("API") else None
         name = type(cause or error).__name__
-        reason = _one_line(self._scrub(str(cause or error)) or name)
-        if name in NOT_SENT or not paid:
-            return self._unreached(name, reason)
-        return self._broken(name, reason)
+        reason = one_line(self._scrub(str(cause or error))) or name
+        if name in failures.NOT_SENT or not paid:
+            return failures.unreached(self.host, name, reason)
+        return failures.broken(self.host, name, reason)
 
     # -- how the libraries below are used ---------------------------------------
 
@@ -284,122 +261,23 @@ class Client:
                 f"{self.host} ended the answer without its end mark. What arrived is kept and may "
                 "be incomplete; it may have been billed. Run the cell again to ask anew."
             )
-        raise self._no_answer(events.rest.decode("utf-8", "replace"))
+        raise failures.no_answer(self.host, self._scrub(events.rest.decode("utf-8", "replace")))
 
     def _whole(self, text: str) -> Piece:
         """Read an answer that a relay has sent as one JSON object."""
-        data = _parsed(text)
+        text = self._scrub(text)
+        data = failures.parsed(text)
         if isinstance(data, Mapping) and data.get("choices") and not data.get("error"):
             return Piece.read(data)
-        raise self._no_answer(text)
-
-    def _no_answer(self, text: str) -> DeepSeekError:
-        """Tell what came with status 200 and is neither a stream nor an answer."""
-        if (error := _error_of(text)) is not None:
-            return self._in_stream(error, begun=False)
-        if not text.strip():
-            return BrokenAnswer(
-                f"{self.host} closed the connection without an answer. It may have been billed all "
-                "the same. Run the cell again to ask anew."
-            )
-        what = self._said(text) if HTML.match(text) else "something that is no answer"
-        return BrokenAnswer(
-            f"{self.host} sent {what} instead of an answer. Perhaps a proxy stands between; it may "
-            "have been billed. Look at the address in DEEPSEEK_BASE_URL."
-        )
+        raise failures.no_answer(self.host, text)
 
     def _piece(self, event: str, *, begun: bool) -> Piece:
-        chunk = json.loads(event)
+        chunk = json.loads(self._scrub(event))
         if not isinstance(chunk, dict):
             raise json.JSONDecodeError("not an object", "", 0)
         if chunk.get("error"):
-            raise self._in_stream(chunk["error"], begun=begun)
+            raise failures.in_stream(self.host, chunk["error"], begun=begun)
         return Piece.read(chunk)
-
-    # -- what the API's refusals mean --------------------------------------------
-
-    def _in_stream(self, error: Any, *, begun: bool) -> DeepSeekError:
-        """Read an error that came with status 200, where it counts like its status."""
-        message = self._said(error)
-        kind = f"{error.get('type')} {error.get('code')}" if isinstance(error, Mapping) else ""
-        if OF_MONEY.search(f"{kind} {message}"):
-            return self._empty(message, begun=begun)
-        if begun:
-            return BrokenAnswer(
-                f"{self.host} stopped the answer: {message}. What arrived is kept; it may have "
-                "been billed. Run the cell again to ask anew."
-            )
-        status = {"authentication_error": 401, "rate_limit": 429, "invalid_request": 400}
-        code = next((code for name, code in status.items() if name in kind), 500)
-        refused, advice = _advice(code, None, None)
-        return refused(f"{self.host} refused the request: {message}. Nothing was billed. {advice}")
-
-    def _empty(
-        self, reason: str, *, begun: bool = False, nearly: bool = False, trace: str | None = None
-    ) -> DeepSeekError:
-        """Make the error for an account without money, before or *begun* during an answer."""
-        found = InsufficientBalance(
-            f"The DeepSeek balance is empty{', or nearly so' if nearly else ''} ({reason}). "
-            + (
-                "What arrived is kept; it may have been billed. "
-                if begun
-                else "Nothing was billed. "
-            )
-            + "Top up, then run the cell again.",
-            trace_id=trace,
-        )
-        found.may_be_billed = begun
-        return found
-
-    def _refusal(self, status: int, text: str, headers: Mapping[str, str]) -> DeepSeekError:
-        message = self._said(_error_of(text) or text)
-        trace = headers.get("x-ds-trace-id")
-        if status == 402 or (status == 429 and OF_MONEY.search(text)):
-            return self._empty(f"{status}, {message}", nearly=status == 429, trace=trace)
-        wait = _seconds(headers.get("retry-after"))
-        kind, advice = _advice(status, wait, headers.get("location"))
-        return kind(
-            f"{self.host} refused the request ({status}): {message}. Nothing was billed. {advice}",
-            status=status,
-            retry_after=wait,
-            trace_id=trace,
-        )
-
-    def _unreached(self, name: str, reason: str) -> DeepSeekError:
-        if "CERTIFICATE" in reason.upper():
-            advice = (
-                "The certificate is not trusted: is a proxy between? Its certificate belongs into "
-                "the system's store, or into the file that SSL_CERT_FILE names."
-            )
-        elif re.search(
-            r"name or service|nodename|getaddrinfo|name resolution", reason, re.IGNORECASE
-        ):
-            advice = "The name was not found: is the network up, and DEEPSEEK_BASE_URL right?"
-        else:
-            advice = "Run the cell again when the network is up. https://status.deepseek.com"
-        return ConnectionFailed(
-            f"{self.host} was not reached ({name}: {reason}). Nothing was billed. {advice}"
-        )
-
-    def _broken(self, name: str, reason: str) -> DeepSeekError:
-        if "Timeout" in name:
-            what = f"{self.host} was silent for too long, so the wait was given up"
-        elif name in UNREADABLE:
-            what = f"{self.host} sent something that cannot be read ({reason[:80]})"
-        else:
-            what = f"The connection to {self.host} broke off ({name}: {reason})"
-        return BrokenAnswer(
-            f"{what}. What arrived is kept; it may have been billed. "
-            "Run the cell again to ask anew."
-        )
-
-    def _said(self, error: Any) -> str:
-        """Give the words of an error body in one line without a full stop or the key."""
-        if isinstance(error, Mapping):
-            error = error.get("message") or error.get("type") or ""
-        text = self._scrub(error if isinstance(error, str) else json.dumps(error))
-        line = _a_page(text) if HTML.match(text) else _one_line(text)
-        return line.rstrip(".") or "no reason given"
 
     def _scrub(self, text: str) -> str:
         """Take the key out of what a server, or a relay, wrote about it."""
@@ -410,93 +288,10 @@ class Client:
         return error if self.key.reveal() not in f"{error} {error.__cause__}" else None
 
 
-def _host(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:  # half an IPv6 address
-        return None
-
-
 def _patience(idle: float) -> openai.Timeout:
     import openai
 
     return openai.Timeout(idle, connect=CONNECT_SECONDS)
-
-
-def verdict(request: Request, answer: Answer) -> DeepSeekError | None:
-    """Tell why a stream that ended in order is no usable answer; None when it is one."""
-    if found := _cut_short(answer.finish_reason):
-        return found
-    if not answer.text.strip():
-        return UnusableAnswer(
-            f"All {request.max_tokens or 'the'} tokens went into thinking, and none were left "
-            "for the answer. It was billed. Raise the limit or think less: "
-            "%%deepseek --max-tokens 8000, or %%deepseek --think off"
-            if answer.finish_reason == "length"
-            else "The answer is empty. It was billed. Run the cell again, or put the question in "
-            "other words."
-        )
-    return _json_verdict(answer) if request.json else None
-
-
-def _cut_short(finish_reason: str | None) -> DeepSeekError | None:
-    """Tell what stopped the answer (api-docs.deepseek.com/api/create-chat-completion)."""
-    match finish_reason:
-        case None:
-            return BrokenAnswer(
-                "The answer ended without a reason why. What arrived is kept and may be "
-                "incomplete; it may have been billed. Run the cell again to ask anew."
-            )
-        case "insufficient_system_resource":
-            return BrokenAnswer(
-                "The API stopped the answer for lack of resources. What arrived is kept; it may "
-                "have been billed. Run the cell again in a while."
-            )
-        case "content_filter":
-            return UnusableAnswer(
-                "The API's content filter stopped the answer. What arrived is kept and was billed. "
-                "Put the question in other words."
-            )
-    return None
-
-
-def _json_verdict(answer: Answer) -> DeepSeekError | None:
-    try:
-        answer.json()
-    except ValueError as error:
-        cut = (
-            " because it was cut at --max-tokens; raise it"
-            if answer.finish_reason == "length"
-            else ""
-        )
-        return UnusableAnswer(
-            f"The answer is not JSON ({error}){cut}. It was billed, and its text is kept above."
-        )
-    return None
-
-
-def _advice(
-    status: int, wait: float | None, location: str | None
-) -> tuple[type[RequestRefused], str]:
-    """Give the class of a refusal and the next step."""
-    pause = f"in {wait:g} s" if wait else "in a while"
-    match status:
-        case 401 | 403:
-            return WrongKey, "Set another key: %deepseek login"
-        case 429:
-            return TooManyRequests, f"Run the cell again {pause}."
-        case 404:
-            return BadRequest, "Look at the address in DEEPSEEK_BASE_URL."
-        case _ if 300 <= status < 400:
-            host = _host(location or "") or "another address"
-            return (
-                RequestRefused,
-                f"It points to {host}; neither the key nor the question went there.",
-            )
-        case _ if status >= 500 or status == 408:
-            return ServerFailure, f"Run the cell again {pause}. https://status.deepseek.com"
-        case _:
-            return BadRequest, "Change the request; the models: %deepseek models"
 
 
 def _body(response: Any) -> str:
@@ -504,36 +299,3 @@ def _body(response: Any) -> str:
         return str(response.text)
     except RuntimeError:  # closed before its body was read
         return ""
-
-
-def _parsed(text: str) -> Any:
-    """Read JSON; None when it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _error_of(text: str) -> Any:
-    """Give the `error` member of a JSON body, else None."""
-    data = _parsed(text)
-    return data.get("error") if isinstance(data, Mapping) else None
-
-
-def _a_page(text: str) -> str:
-    title = re.search(r"<title[^>]*>([^<]{1,100})", text, re.IGNORECASE)
-    return f'an HTML page ("{_one_line(title[1])}")' if title else "an HTML page"
-
-
-def _one_line(text: str, length: int = 240) -> str:
-    """Fold white space, drop control characters, and shorten."""
-    folded = "".join(c for c in " ".join(text.split()) if c.isprintable())
-    return folded if len(folded) <= length else folded[: length - 1] + "…"
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    try:
-        wait = float(retry_after or "")
-    except ValueError:
-        return None
-    return wait if 0 <= wait < float("inf") else None

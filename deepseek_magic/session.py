@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from . import preflight
-from .client import DEEPSEEK, Client, Model, verdict
+from .client import DEEPSEEK, Client, Model
 from .describe import tokens as tokens_of
 from .errors import (
     BrokenAnswer,
@@ -30,6 +30,7 @@ from .errors import (
     OutOfMoney,
     RequestRefused,
 )
+from .failures import verdict
 from .ledger import Asked, Keep, Ledger, Outcome, State
 from .prices import cost, price
 from .wire import Answer, Balance, BalanceInfo, Key, Request, Usage, question

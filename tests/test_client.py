@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepseek_magic.client import NOT_SENT, Client, Events, Model
+from deepseek_magic.client import Client, Events, Model
 from deepseek_magic.errors import (
     BadRequest,
     BrokenAnswer,
@@ -36,6 +36,7 @@ from deepseek_magic.errors import (
     TooManyRequests,
     WrongKey,
 )
+from deepseek_magic.failures import NOT_SENT
 from deepseek_magic.sandbox import Reply, Sandbox
 from deepseek_magic.wire import Key, Piece, question
 
@@ -408,11 +409,23 @@ def test_refusals(
     assert pieces == []
     line = check_line(error, api.api_key)
     assert said in line
-    assert "Nothing was billed" in line
-    assert not error.may_be_billed
+    by_a_gateway = reply.status >= 500 and reply.status != 503
+    assert ("may have been billed" if by_a_gateway else "Nothing was billed") in line
+    assert error.may_be_billed is by_a_gateway
     assert error.trace_id == api.requests[-1].trace_id
     assert len(api.requests) == 1
     assert api.billed == 0
+
+
+def test_a_failure_that_the_api_itself_tells_is_not_billed(api: Sandbox, client: Client) -> None:
+    """A 500 in the API's own words costs nothing; only a gateway's page leaves that open."""
+    api.script(Reply(status=500, body={"error": {"message": "Internal", "type": "server_error"}}))
+
+    _, error = ask(client)
+
+    assert type(error) is ServerFailure
+    assert "Nothing was billed" in str(error)
+    assert not error.may_be_billed
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])

@@ -20,7 +20,7 @@ FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 LAYERS = (
     ("errors", "wire", "ledger", "sandbox", "sandbox_*", "markdown", "describe"),
-    ("prices", "options", "placeholders", "recognise"),
+    ("prices", "options", "placeholders", "failures", "recognise"),
     ("client", "preflight"),
     ("session",),
     ("batch", "render"),

@@ -186,7 +186,7 @@ FAILURES: list[tuple[Reply, type[DeepSeekError], str, bool]] = [
     (Reply(status=402), InsufficientBalance, "refused", False),
     (Reply(status=404), BadRequest, "refused", False),
     (Reply(status=429), TooManyRequests, "refused", False),
-    (Reply(status=500), ServerFailure, "refused", False),
+    (Reply(status=500), ServerFailure, "partial", False),
     (Reply(status=503), ServerFailure, "refused", False),
     (Reply(body="<html><title>Sign in</title></html>"), BrokenAnswer, "partial", False),
     (Reply(TALE, after="request", then="close"), BrokenAnswer, "partial", False),
