@@ -211,7 +211,10 @@ _BOX = (
 )
 _BADGE = "color:#fff;border-radius:.7em;padding:.1em .6em;font-weight:600;font-size:.9em"
 _LINK = "color:#fff;background:#0969da;border-radius:4px;padding:.2em .8em;text-decoration:none"
-_CELL = "padding:.15em .9em .15em 0;border:0;vertical-align:top;background:transparent"
+# Widgets set a line height of their own, by far too large for a table.
+_CELL = (
+    "padding:.15em .9em .15em 0;border:0;vertical-align:top;background:transparent;line-height:1.4"
+)
 _LEFT, _RIGHT = f"{_CELL};text-align:left", f"{_CELL};text-align:right;white-space:nowrap"
 _NEW_TAB = MappingProxyType({"target": "_blank", "rel": "noopener noreferrer"})
 # White letters are readable on each of these, whatever the page behind them.
@@ -370,12 +373,12 @@ def notice_shown(notice: Notice) -> Shown:
 
 def _notice_rows(notice: Notice) -> list[tuple[str, str]]:
     cost, kept = notice.likely_cost, notice.kept
-    likely = "unknown" if cost is None else f"about {money(cost, notice.currency)}"
+    likely = "not known yet" if cost is None else f"about {money(cost, notice.currency)}"
     return [
         ("When", _moment(notice.at)),
         *_balance_rows(notice.balance, "Balance"),
         ("Note", "" if notice.own_limit else _contradiction(notice.balance)),
-        ("This cell", likely),
+        ("Likely cost", likely),
         ("Kept", kept or ""),
         ("Billed", "" if kept else "nothing for this question"),
     ]

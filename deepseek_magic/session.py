@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("deepseek_magic")
 
+FRESH_SECONDS = 0.5
+"""How long the error of an empty account waits, at most, for a fresh reading of the balance."""
+
 DISK_SECONDS = 2.0
 """How long an answer waits for its record to be on disk before it is given out all the same."""
 
@@ -187,6 +190,7 @@ class Session:
         if answer.text or answer.reasoning:
             error.answer = answer
         if isinstance(error, OutOfMoney):
+            self._wait_for_reading(FRESH_SECONDS)
             error.balance = self.last_balance
         return error
 

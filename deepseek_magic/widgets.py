@@ -97,7 +97,7 @@ class NoticeControls:
             self._said.value = UNREACHED
 
     def _click_check(self, _: object) -> None:
-        self._check.disabled = True
+        # It stays enabled: a button that is disabled loses the keyboard.
         self._said.value = "Reading the balance…"
         in_thread(lambda: self._cell.run(self._read_balance))
 
@@ -115,7 +115,6 @@ class NoticeControls:
             said = f"The balance could not be read: {error}"
         if not self._closed:
             self._said.value = said
-            self._check.disabled = False
 
 
 class BalanceWidget:
@@ -167,8 +166,6 @@ class BalanceWidget:
             if not self._closed:
                 hidden = f"<style>.{self._snapshot} {{ display: none }}</style>"
                 self._body.value = hidden + render.balance_shown(self._facts()).html
-                self._refresh.disabled = False
 
     def _click_refresh(self, _: object) -> None:
-        self._refresh.disabled = True
         self._session.refresh()

@@ -341,7 +341,7 @@ def test_the_notice() -> None:
         assert "The account is empty" in words
         assert f"When {NOW.astimezone():%Y-%m-%d %H:%M:%S}" in words
         assert "Balance 0.00 CNY (granted 0.00, topped up 0.00)" in words
-        assert "This cell about 0.012 CNY" in words
+        assert "Likely cost about 0.012 CNY" in words
         assert "Billed nothing for this question" in words
         assert "With -t off it costs less." in words
         assert "run this cell again" in words
@@ -356,7 +356,7 @@ def test_the_notice() -> None:
     [
         ({"balance": None}, "Balance unknown", "0.00"),
         ({"balance": Balance(True, {}, NOW)}, "Balance unknown", "0.00"),
-        ({"likely_cost": None}, "This cell unknown", "about"),
+        ({"likely_cost": None}, "Likely cost not known yet", "about"),
         ({"kept": "213 tokens are kept above"}, "Kept 213 tokens are kept above", "Billed"),
         ({"balance": balance("3", available=False)}, "not available for requests", "lags"),
         ({"balance": balance("3")}, "the figure lags by minutes", "not available"),
