@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
-from traitlets import Bool, Dict, Enum, Float, Integer, Unicode, observe
+from traitlets import Bool, Dict, Enum, Float, Integer, TraitError, Unicode, observe, validate
 
 from .errors import DeepSeekError, InvalidOption, nearest, one_line
-from .wire import THINK_LEVELS, Answer, Key, Request, question
+from .wire import THINK_LEVELS, Answer, Key, Request, amount, question
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,8 @@ SUBCOMMANDS = {
     "sandbox": "on [AMOUNT CURRENCY], top-up AMOUNT, off: a simulated account to try things out",
     "config": "show the settings of this notebook and how to change them",
 }
+NEXT_WORDS = {"sandbox": ("on", "top-up", "off"), "login": ("--save",)}
+"""What can follow a subcommand."""
 
 
 def manual() -> str:
@@ -63,6 +65,7 @@ class DeepSeekMagics(Magics):
     temperature = Float(None, allow_none=True, help="Sets the temperature, 0 to 2.").tag(
         config=True
     )
+    top_p = Float(None, allow_none=True, help="Sets top_p, above 0 to 1.").tag(config=True)
     thinking = Bool(True, help="Shows the model's reasoning, folded, above the answer.").tag(
         config=True
     )
@@ -71,11 +74,11 @@ class DeepSeekMagics(Magics):
         "notice",
         help="Shows a notice when the money is gone, or only raises InsufficientBalance.",
     ).tag(config=True)
-    data_tokens = Integer(1000, help="Bounds what one {{value}} adds to a prompt, in tokens.").tag(
-        config=True
-    )
+    data_tokens = Integer(
+        1000, min=1, help="Bounds what one {{value}} adds to a prompt, in tokens."
+    ).tag(config=True)
     timeout = Float(
-        300.0, help="Gives an answer up after so many seconds without a sign of life."
+        300.0, min=0.1, help="Gives an answer up after so many seconds without a sign of life."
     ).tag(config=True)
     warn_below = Dict(
         {"CNY": "5", "USD": "1"}, help="Calls the balance low under these amounts, by currency."
@@ -99,6 +102,16 @@ class DeepSeekMagics(Magics):
             shell: Any = self.shell
             self._workspace = Workspace(shell, self)
         return self._workspace
+
+    @validate("warn_below")
+    def _amounts_only(self, proposal: Any) -> Any:
+        for currency, mark in proposal["value"].items():
+            if amount(str(mark)) is None:
+                raise TraitError(
+                    f"warn_below takes an amount for each currency, such as {{'CNY': '5'}}, "
+                    f"and {mark!r} for {currency!r} is none."
+                )
+        return proposal["value"]
 
     @observe("keep")
     def _keep_otherwise(self, _: object) -> None:
@@ -154,7 +167,7 @@ class DeepSeekMagics(Magics):
             think=_first(options.think, self.think),
             system=_first(options.system, self.system),
             temperature=_first(options.temperature, self.temperature),
-            top_p=options.top_p,
+            top_p=_first(options.top_p, self.top_p),
             max_tokens=_first(options.max_tokens, self.max_tokens),
             stop=options.stop,
             json=options.json,
@@ -239,8 +252,8 @@ class DeepSeekMagics(Magics):
                 self._sandbox_on(balance, "CNY")
             case ("on", balance, currency):
                 self._sandbox_on(balance, currency.upper())
-            case ("top-up", amount):
-                self._sandbox_top_up(amount)
+            case ("top-up", more):
+                self._sandbox_top_up(more)
             case ("off",):
                 self._sandbox_off()
             case _:
@@ -256,20 +269,20 @@ class DeepSeekMagics(Magics):
             raise InvalidOption(
                 f"The sandbox keeps money in CNY or USD, not {one_line(currency, 40)!r}."
             )
-        amount = _amount(balance)
-        sandbox = self.workspace.sandbox_on(amount, currency)
+        given = _amount(balance)
+        sandbox = self.workspace.sandbox_on(given, currency)
         print(
-            f"Sandbox on: a simulated account with {money(amount, currency)}. No real money "
+            f"Sandbox on: a simulated account with {money(given, currency)}. No real money "
             "moves, nothing leaves this machine.\nTop it up at "
             f"{sandbox.top_up_url} or with: %deepseek sandbox top-up 10"
         )
 
-    def _sandbox_top_up(self, amount: str) -> None:
+    def _sandbox_top_up(self, more: str) -> None:
         from .render import money
 
         if self.workspace.sandbox is None:
             raise InvalidOption("The sandbox is off. Switch it on first: %deepseek sandbox on")
-        self.workspace.sandbox.top_up(_amount(amount))
+        self.workspace.sandbox.top_up(_amount(more))
         balance = self.workspace.session.balance()
         left = money(balance.effective, balance.currency)
         print(f"Topped up. {left} in the sandbox now.")
@@ -308,11 +321,33 @@ def complete(context: CompletionContext) -> SimpleMatcherResult:
     token = context.token
     if line.startswith("%%deepseek "):
         found = opts.complete(line.removeprefix("%%deepseek "), token)
-    elif line.startswith("%deepseek ") and line.count(" ") == 1:
-        found = [name for name in SUBCOMMANDS if name.startswith(line.split(" ")[1])]
+    elif line.startswith("%deepseek "):
+        found = _next_words(line.removeprefix("%deepseek "))
     else:
         found = []
     return {"completions": [SimpleCompletion(text) for text in found], "suppress": bool(found)}
+
+
+def _next_words(line: str) -> list[str]:
+    *before, begun = line.split(" ")
+    match [word for word in before if word]:
+        case []:
+            known = tuple(SUBCOMMANDS)
+        case [name]:
+            known = NEXT_WORDS.get(name, ())
+        case _:
+            known = ()
+    return [word for word in known if word.startswith(begun)]
+
+
+def help_alone(lines: list[str]) -> list[str]:
+    """Turn a cell of nothing but `%%deepseek -h` into the line magic.
+
+    IPython refuses a cell magic with an empty body before it is asked.
+    """
+    if "".join(lines).split() in (["%%deepseek", "-h"], ["%%deepseek", "--help"]):
+        return ["%deepseek -h\n"]
+    return lines
 
 
 def load(shell: InteractiveShell) -> None:
@@ -323,6 +358,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     shell.events.register("pre_run_cell", magics.before_cell)
     shell.Completer.custom_matchers.append(complete)
+    shell.input_transformers_cleanup.insert(0, help_alone)
     html, text = _answer_formats(shell)
     html.for_type(Answer, _answer_html)
     text.for_type(Answer, _answer_text)
@@ -337,6 +373,8 @@ def unload(shell: InteractiveShell) -> None:
     shell.events.unregister("pre_run_cell", magics.before_cell)
     if complete in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(complete)
+    if help_alone in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.remove(help_alone)
     for formatter in _answer_formats(shell):
         formatter.pop(Answer, None)
     for kind in ("line", "cell"):
@@ -393,15 +431,10 @@ def _no_more(name: str, rest: tuple[str, ...]) -> None:
 
 
 def _amount(text: str) -> Decimal:
-    from decimal import Decimal, InvalidOperation
-
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
+    found = amount(text)
+    if found is None:
         raise InvalidOption(f"{one_line(text, 40)!r} is not an amount; write for example 0.05")
-    return amount
+    return found
 
 
 def _typed_key() -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import markdown, render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -44,11 +44,17 @@ class View(Protocol):
         """Show nothing: no part of an answer came, and what follows says why."""
 
 
-def view_for(shell: InteractiveShell, *, thinking: bool, again: bool = False) -> View:
-    """Give the view that fits the front end; *again* replaces what the cell showed before."""
+def view_for(
+    shell: InteractiveShell, *, thinking: bool, again: bool = False, alone: bool = True
+) -> View:
+    """Give the view that fits the front end.
+
+    *again* replaces what the cell showed before; *alone* tells that the cell
+    shows nothing but this answer.
+    """
     if getattr(shell, "kernel", None) is None:
         return TerminalView()
-    return NotebookView(shell, thinking=thinking, again=again)
+    return NotebookView(shell, thinking=thinking, again=again, alone=alone)
 
 
 class TerminalView:
@@ -63,20 +69,27 @@ class TerminalView:
         if answer.reasoning and not answer.text and not self._thought:
             self._thought = True
             print("Thinking…", flush=True)
-        print(markdown.to_terminal(answer.text[self._printed :]), end="", flush=True)
-        self._printed = len(answer.text)
+        self._print(answer.text.removesuffix("\r"))  # perhaps half a line end
 
     def end(self, answer: Answer, line: str, stamp: Mapping[str, Any]) -> None:  # noqa: ARG002
         """Print the rest and the quiet line."""
-        self.show(answer)
+        self._print(answer.text)
         print(f"\n\n{line}" if self._printed else line, flush=True)
 
     def drop(self) -> None:
         """Nothing was printed yet that would have to go."""
 
+    def _print(self, text: str) -> None:
+        print(markdown.to_terminal(text[self._printed :]), end="", flush=True)
+        self._printed = len(text)
+
 
 class NotebookView:
-    """Redraw what grows, leave alone what is finished."""
+    """Redraw what grows, leave alone what is finished.
+
+    What a cell has shown can be taken back only all at once. So where it is not
+    *alone*, a display that is no longer needed stays and is empty.
+    """
 
     def __init__(
         self,
@@ -84,10 +97,12 @@ class NotebookView:
         *,
         thinking: bool,
         again: bool,
+        alone: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._publisher = shell.display_pub
         self._thinking = thinking
+        self._alone = alone
         self._clock = clock
         self._began = clock()
         self._next = 0.0
@@ -119,15 +134,24 @@ class NotebookView:
         shown = render.answer_shown(answer, line, thinking=self._thinking)
         data = {"text/html": shown.html, "text/plain": shown.text}
         metadata = {"deepseek_magic": dict(stamp)}
-        if len(self._displays) > 1:
+        whole, *rest = self._displays
+        if rest and self._alone:
             self._publisher.clear_output(wait=True)
             self._publisher.publish(data=data, metadata=metadata)
         else:
-            self._publish(data, self._displays[-1], metadata, update=True)
+            self._publish(data, whole, metadata, update=True)
+            self._empty(rest)
 
     def drop(self) -> None:
         """Let the next output, a notice or an error, stand where the waiting stood."""
-        self._publisher.clear_output(wait=True)
+        if self._alone:
+            self._publisher.clear_output(wait=True)
+        else:
+            self._empty(self._displays)
+
+    def _empty(self, displays: Iterable[str]) -> None:
+        for display in displays:
+            self._publish({"text/html": "", "text/plain": ""}, display, {}, update=True)
 
     def _show_text(self, answer: Answer) -> int:
         if (

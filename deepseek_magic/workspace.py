@@ -71,7 +71,8 @@ class Workspace:
         self._key: Key | None = None
         self._session: Session | None = None
         self._own: Session | None = None
-        self._standing: dict[str, NoticeControls | BalanceWidget] = {}
+        self._standing: dict[str, list[NoticeControls | BalanceWidget]] = {}
+        self._again = False
 
     # -- asking -------------------------------------------------------------------
 
@@ -85,8 +86,9 @@ class Workspace:
             raise refusal
         self.session.timeout = self.settings.timeout
         cell = current_cell(self.shell)
-        again = cell is not None and cell.replayed
-        view = view_for(self.shell, thinking=self.settings.thinking, again=again)
+        again, self._again = self._again, False
+        thinking, alone = self.settings.thinking, _is_all(cell)
+        view = view_for(self.shell, thinking=thinking, again=again, alone=alone)
         try:
             return self._show(view, request, cell)
         except OutOfMoney as error:
@@ -148,13 +150,19 @@ class Workspace:
             self._stand(cell, NoticeControls(self.shell, cell, self.session))
 
     def _stand(self, cell: Cell, widget: NoticeControls | BalanceWidget) -> None:
-        self._standing[cell.id or cell.parent["header"]["msg_id"]] = widget
+        place = cell.id or cell.parent["header"]["msg_id"]
+        self._standing.setdefault(place, []).append(widget)
 
     def clear_cell(self, info: ExecutionInfo) -> None:
-        """Take away the widget that stands in a cell which runs again (`pre_run_cell`)."""
-        widget = self._standing.pop(getattr(info, "cell_id", None) or "", None)
-        if widget is not None:
+        """Take away the widgets that stand in a cell which runs again (`pre_run_cell`).
+
+        A page clears a cell that is run by hand, but not one that `Rerun` runs:
+        there the first answer does it, and those after it in the same run do not.
+        """
+        for widget in self._standing.pop(getattr(info, "cell_id", None) or "", ()):
             widget.close()
+        cell = current_cell(self.shell)
+        self._again = cell is not None and cell.replayed
 
     # -- money --------------------------------------------------------------------
 
@@ -270,8 +278,9 @@ class Workspace:
             self.shell.display_pub.publish(data={"text/html": shown.html, "text/plain": shown.text})
 
     def _forget_widgets(self) -> None:
-        for widget in self._standing.values():
-            widget.close()
+        for widgets in self._standing.values():
+            for widget in widgets:
+                widget.close()
         self._standing.clear()
 
     def close(self) -> None:
@@ -284,6 +293,12 @@ def _notebook(shell: InteractiveShell) -> str | None:
     """Give the path of the notebook, as Jupyter's server or VS Code tell it."""
     path = os.environ.get("JPY_SESSION_NAME") or shell.user_ns.get("__vsc_ipynb_file__")
     return path if isinstance(path, str) else None
+
+
+def _is_all(cell: Cell | None) -> bool:
+    """Tell whether the cell is one `%%deepseek`, and no code that asks and shows more."""
+    code = "" if cell is None else cell.parent["content"].get("code")
+    return str(code).lstrip().startswith("%%deepseek")
 
 
 def _kept(answer: Answer | None) -> str | None:

@@ -176,7 +176,7 @@ def test_stop(opened: Callable[..., NotebookPage], api: Sandbox, rerun: bool) ->
 def test_a_long_answer_is_whole(opened: Callable[..., NotebookPage], api: Sandbox) -> None:
     """A long answer streams block by block; nothing is lost or doubled, and it is one output."""
     blocks = [
-        f"## Part {n}\n\nSome **words** about part {n}.\n\n- one\n- two\n\n```python\nx = {n}\n```\n"
+        f"## Part {n}\n\nSome **words** on part {n}.\n\n- one\n- two\n\n```python\nx = {n}\n```\n"
         for n in range(60)
     ]
     api.change(speed=600)
@@ -271,10 +271,10 @@ The end of it.
 def test_a_hostile_answer_runs_and_fetches_nothing(
     opened: Callable[..., NotebookPage], api: Sandbox
 ) -> None:
-    """Nothing of a model's answer runs or leaves, split over pieces or whole, nor after a reload."""
+    """Nothing of an answer runs or leaves, split over pieces or whole, nor after a reload."""
     api.change(speed=300)
     api.script(
-        Reply(reasoning=HOSTILE, pieces=list(HOSTILE)),
+        Reply(reasoning=HOSTILE, pieces=tuple(HOSTILE)),
         Reply(status=400, body={"error": {"message": HOSTILE, "type": HOSTILE}}),
         Reply(HOSTILE),
     )
