@@ -59,21 +59,21 @@ def _out_of_range(request: Request) -> str | None:
     The bounds: api-docs.deepseek.com/api/create-chat-completion.
     """
     if request.think is not None and request.think not in THINK_LEVELS:
-        return f"think is {request.think!r}; it takes {', '.join(THINK_LEVELS)}"
+        return f"`think` cannot be {request.think!r}; it takes {', '.join(THINK_LEVELS)}"
     if request.temperature is not None and not 0 <= request.temperature <= 2:
-        return f"temperature is {request.temperature:g}; it goes from 0 to 2"
+        return f"`temperature` cannot be {request.temperature:g}; it goes from 0 to 2"
     if request.top_p is not None and not 0 < request.top_p <= 1:
-        return f"top_p is {request.top_p:g}; it goes from above 0 to 1"
+        return f"`top_p` cannot be {request.top_p:g}; it goes from above 0 to 1"
     if request.max_tokens is not None and not 1 <= request.max_tokens <= MAX_TOKENS:
-        return f"max_tokens is {request.max_tokens:,}; it goes from 1 to {MAX_TOKENS:,}"
+        return f"`max_tokens` cannot be {request.max_tokens:,}; it goes from 1 to {MAX_TOKENS:,}"
     if len(request.stop) > 16:
-        return f"there are {len(request.stop)} stop strings; the API takes up to 16"
+        return f"There are {len(request.stop)} stop strings; the API takes up to 16"
     return None
 
 
 def _no_question(request: Request) -> str | None:
     if not request.messages or not request.messages[-1].content.strip():
-        return "there is no question; write it in the lines below %%deepseek"
+        return "There is no question; write it in the lines below %%deepseek"
     return None
 
 
@@ -81,7 +81,7 @@ def _half_a_character(request: Request) -> str | None:
     try:
         "".join(_texts(request)).encode()
     except UnicodeEncodeError as error:
-        return f"the text holds half a character, which cannot be sent ({error.reason})"
+        return f"The text holds half a character, which cannot be sent ({error.reason})"
     return None
 
 
@@ -96,7 +96,7 @@ def refusal(request: Request, own: Key | None = None) -> DeepSeekError | None:
     """Give the first reason not to send *request*; None when it may go."""
     for check in CHECKS:
         if reason := check(request):
-            return InvalidOption(f"{reason[0].upper()}{reason[1:]}. Nothing was sent.")
+            return InvalidOption(f"{reason}. Nothing was sent.")
     return key_refusal(request, own)
 
 

@@ -187,7 +187,7 @@ class Session:
 
     def _with_facts(self, error: DeepSeekError, answer: Answer) -> DeepSeekError:
         """Add what had arrived, and for want of money the last known balance."""
-        if answer.text or answer.reasoning:
+        if answer.text or answer.reasoning or answer.usage:
             error.answer = answer
         if isinstance(error, OutOfMoney):
             self._wait_for_reading(FRESH_SECONDS)

@@ -29,6 +29,8 @@ REDRAW = 0.1
 """Seconds between two redraws of a short block."""
 BYTES_PER_SECOND = 8000
 """How much redrawing may send; a longer block is redrawn less often."""
+LATEST = 0.35
+"""Seconds after which a block is redrawn, however long: the page adds up to a tenth."""
 
 
 class View(Protocol):
@@ -127,7 +129,7 @@ class NotebookView:
         else:
             seconds = now - self._began
             sent = self._draw(render.thinking_shown(answer.reasoning, seconds).html)
-        self._next = now + max(REDRAW, sent / BYTES_PER_SECOND)
+        self._next = now + min(max(REDRAW, sent / BYTES_PER_SECOND), LATEST)
 
     def end(self, answer: Answer, line: str, stamp: Mapping[str, Any]) -> None:
         """Put the whole answer into one display, the one that is saved."""

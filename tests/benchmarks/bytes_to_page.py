@@ -21,7 +21,7 @@ PROSE = "The quarterly figures **rise** in `north` and fall in *south*, see tabl
 LIST = "".join(f"{n}. point number {n} is about the regions and what they sell\n" for n in range(9))
 TABLE = "| region | revenue |\n| --- | ---: |\n" + "| north | 1840 |\n" * 8
 CODE = "```python\n" + "total = sum(row['revenue'] for row in rows)\n" * 12 + "```\n"
-MIXED = "\n\n".join(["## A heading", PROSE, LIST, TABLE, PROSE, CODE, PROSE]) + "\n\n"
+MIXED = f"## A heading\n\n{PROSE}\n\n{LIST}\n\n{TABLE}\n\n{PROSE}\n\n{CODE}\n\n{PROSE}\n\n"
 KINDS = {
     "mixed blocks": MIXED,
     "one long code block": "```python\n" + "total = sum(row['revenue'] for row in rows)\n" * 4000,

@@ -19,7 +19,7 @@ began = perf_counter()
 {load}
 print((perf_counter() - began) * 1000)
 import sys
-heavy = {{"openai", "httpx", "httpx2", "ipywidgets", "pandas", "aiohttp", "markdown_it", "holidays"}}
+heavy = set("openai httpx httpx2 ipywidgets pandas aiohttp markdown_it holidays".split())
 print(sorted(heavy & set(sys.modules)))
 """
 LOAD = 'shell.extension_manager.load_extension("deepseek_magic")'
