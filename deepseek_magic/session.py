@@ -9,13 +9,15 @@ import hashlib
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, localcontext
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,8 +34,9 @@ from .errors import (
 )
 from .failures import verdict
 from .ledger import Asked, Keep, Ledger, Outcome, State
-from .prices import cost, price
-from .wire import Answer, Balance, BalanceInfo, Key, Request, Usage, question
+from .prices import Price, cost, price
+from .purse import EXACT, Purse
+from .wire import Answer, Balance, Key, Request, Usage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +45,9 @@ LOG = logging.getLogger("deepseek_magic")
 
 FRESH_SECONDS = 0.5
 """How long the error of an empty account waits, at most, for a fresh reading of the balance."""
+
+READING_SECONDS = 5.0
+"""How long a session's first answer waits for the reading that tells the currency."""
 
 DISK_SECONDS = 2.0
 """How long an answer waits for its record to be on disk before it is given out all the same."""
@@ -75,6 +81,52 @@ def find_key() -> Key | None:
     return Key(stored.strip()) if stored else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A call that has ended: its entry, what came of it, the model asked for, and when."""
+
+    entry: int
+    answer: Answer
+    asked: str
+    at: datetime
+
+    def priced(self, currency: str | None) -> tuple[Answer, Price | None]:
+        """Price the answer: as the model that answered, else as the one that was asked."""
+        models = (self.answer.model or self.asked, self.asked)
+        found = next((p for model in models if (p := price(model, currency, self.at))), None)
+        paid = cost(self.answer.usage, found)
+        return replace(self.answer, cost=paid, currency=currency), found
+
+    def outcome(
+        self, currency: str | None, state: State, error: DeepSeekError | None, at: datetime
+    ) -> tuple[Answer, Outcome]:
+        """Give the priced answer, and what the ledger is told of it."""
+        answer, found = self.priced(currency)
+        return answer, Outcome(
+            state=state,
+            at=at,
+            model=answer.model,
+            seconds=answer.seconds,
+            finish_reason=answer.finish_reason,
+            error=None if error is None else str(error),
+            trace_id=None if error is None else error.trace_id,
+            answer=answer.text or None,
+            reasoning=answer.reasoning or None,
+            **_price_columns(answer, found),
+            **asdict(answer.usage or Usage()),
+        )
+
+
+def _price_columns(answer: Answer, found: Price | None) -> dict[str, Any]:
+    """Give the columns of the ledger that are known once the currency is."""
+    return {
+        "price": f"{found.hit}/{found.miss}/{found.out}" if found else None,
+        "band": found.band if found else None,
+        "currency": answer.currency,
+        "cost": answer.cost,
+    }
+
+
 class Session:
     """One account, its ledger, and the questions asked of it.
 
@@ -105,18 +157,14 @@ class Session:
         """Known costs of this session's queries, by currency."""
         self.listeners: list[Callable[[], None]] = []
         """Called, from any thread, when a balance was read or a query has ended."""
-        self.balance_problem: str | None = None
-        """Why the newest reading of the balance failed; None when it did not."""
         self._clock = clock
         self._key = Key(api_key.strip()) if isinstance(api_key, str) else api_key
-        self._client: Client | None = None
         self._currency = currency
-        self._currency_given = currency is not None
         self._waited = False
-        self._balance: Balance | None = None
-        self._lock = threading.Lock()
-        self._reading: threading.Thread | None = None
-        self._read_again = False
+        self._unpriced: list[tuple[_Ended, Outcome]] = []
+        self._lock = threading.RLock()
+        self._client: Client | None = None
+        self._purse: Purse | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -153,22 +201,24 @@ class Session:
         given. *cell* names the place in the ledger. Closing the generator closes
         the connection; what was received until then is recorded.
         """
-        request = prompt if isinstance(prompt, Request) else question(prompt, **settings)
+        request = prompt
+        if not isinstance(request, Request):
+            request = preflight.request_of(request, **settings)
         client = self.client
         if refusal := preflight.refusal(request, client.key):
             raise refusal
         return self._answers(client, request, cell)
 
     def _answers(self, client: Client, request: Request, cell: str | None) -> Generator[Answer]:
-        began = time.monotonic()
-        entry = self.ledger.ask(self._asked(request, cell))
-        if self.currency is None:
-            self.refresh()
+        began, sent_at = time.monotonic(), self._clock()
         answer = Answer(model=request.model, currency=self.currency)
-        sent_at = self._clock()
         state: State = "interrupted"
         error: DeepSeekError | None = None
+        entry: int | None = None
         try:
+            entry = self.ledger.ask(self._asked(request, cell, sent_at))
+            if answer.currency is None:
+                self.refresh()
             with closing(client.stream(request, idle=self.timeout)) as pieces:
                 for piece in pieces:
                     answer = answer.plus(piece)
@@ -178,11 +228,14 @@ class Session:
         except DeepSeekError as broken:
             error, state = broken, _state(broken)
         finally:
-            answer = replace(answer, seconds=time.monotonic() - began)
-            answer = self._priced(answer, sent_at)
-            self._record(entry, answer, state, error, sent_at)
+            if entry is not None:
+                answer = replace(answer, seconds=time.monotonic() - began)
+                ended = _Ended(entry, answer, request.model, sent_at)
+                answer = self._record(ended, state, error)
         if error is not None:
             raise self._with_facts(error, answer)
+        if answer.currency is None and answer.usage is not None:
+            answer = self._priced_late(ended)
         yield answer
 
     def _with_facts(self, error: DeepSeekError, answer: Answer) -> DeepSeekError:
@@ -190,20 +243,13 @@ class Session:
         if answer.text or answer.reasoning or answer.usage:
             error.answer = answer
         if isinstance(error, OutOfMoney):
-            self._wait_for_reading(FRESH_SECONDS)
+            self.purse.wait(FRESH_SECONDS)
             error.balance = self.last_balance
         return error
 
-    def _priced(self, answer: Answer, sent_at: datetime) -> Answer:
-        if answer.usage is not None and self.currency is None and not self._waited:
-            self._waited = True  # once: an endpoint that is silent holds up one answer, not all
-            self._wait_for_reading()
-        found = price(answer.model or "", self.currency, sent_at)
-        return replace(answer, cost=cost(answer.usage, found), currency=self.currency)
-
-    def _asked(self, request: Request, cell: str | None) -> Asked:
+    def _asked(self, request: Request, cell: str | None, at: datetime) -> Asked:
         return Asked(
-            at=self._clock(),
+            at=at,
             account=self.account,
             model=request.model,
             think=request.think,
@@ -212,92 +258,74 @@ class Session:
             request=json.dumps(request.body(), ensure_ascii=False),
         )
 
-    def _record(
-        self, entry: int, answer: Answer, state: State, error: DeepSeekError | None, at: datetime
-    ) -> None:
+    def _record(self, ended: _Ended, state: State, error: DeepSeekError | None) -> Answer:
         """Write the end of a call down, add it up, and let the balance be read anew."""
-        found = price(answer.model or "", answer.currency, at)
-        tokens = asdict(answer.usage or Usage())
-        written = self.ledger.end(
-            entry,
-            Outcome(
-                state=state,
-                at=self._clock(),
-                model=answer.model,
-                price=f"{found.hit}/{found.miss}/{found.out}" if found else None,
-                band=found.band if found else None,
-                currency=answer.currency,
-                cost=answer.cost,
-                seconds=answer.seconds,
-                finish_reason=answer.finish_reason,
-                error=None if error is None else str(error),
-                trace_id=None if error is None else error.trace_id,
-                answer=answer.text or None,
-                reasoning=answer.reasoning or None,
-                **tokens,
-            ),
-        )
-        if answer.cost is not None and answer.currency is not None:
-            with self._lock:
-                self.spent[answer.currency] = (
-                    self.spent.get(answer.currency, Decimal(0)) + answer.cost
-                )
-        LOG.info("query ended: state=%s model=%s cost=%s", state, answer.model, answer.cost)
+        answer, outcome = ended.outcome(self.currency, state, error, self._clock())
+        written = self.ledger.end(ended.entry, outcome)
         try:
             written.result(DISK_SECONDS)
-        except TimeoutError:
-            LOG.warning("the ledger is slow; the record of this answer is still to be written")
+        except KeyboardInterrupt:  # it is on its way to the disk all the same
+            LOG.info("interrupted while an answer was written down")
+            raise
+        except Exception as failed:  # noqa: BLE001  # an answer that was paid for is given out
+            LOG.warning("the record of this answer is not on disk yet: %r", failed)
+        if answer.cost is not None:
+            self._spend(answer)
+        elif answer.currency is None and answer.usage is not None:
+            self._unpriced.append((ended, outcome))
+        LOG.info("query ended: state=%s model=%s cost=%s", state, answer.model, answer.cost)
         self._tell()
         self.refresh()
+        return answer
+
+    def _priced_late(self, ended: _Ended) -> Answer:
+        """Price a first answer, whose currency is being read."""
+        if not self._waited:
+            self._waited = True  # once: an endpoint that is silent holds up one answer, not all
+            self.purse.wait(READING_SECONDS)
+        return ended.priced(self.currency)[0]
+
+    def _price_waiting(self) -> None:
+        """Price what was answered before the currency was known."""
+        with self._lock:
+            if self._unpriced and self.currency is not None:
+                waiting, self._unpriced = self._unpriced, []
+                for ended, outcome in waiting:
+                    answer, found = ended.priced(self.currency)
+                    self.ledger.end(ended.entry, replace(outcome, **_price_columns(answer, found)))
+                    self._spend(answer)
+
+    def _spend(self, answer: Answer) -> None:
+        if answer.cost is not None and answer.currency is not None:
+            with self._lock, localcontext(EXACT):
+                before = self.spent.get(answer.currency, Decimal(0))
+                self.spent[answer.currency] = before + answer.cost
 
     # -- money --------------------------------------------------------------------
 
     def balance(self) -> Balance:
         """Read the account's balance from the API."""
-        try:
-            reading = replace(self.client.balance(), read_at=self._clock())
-        except DeepSeekError as error:
-            self.balance_problem = str(error)
-            raise
-        self.balance_problem = None
-        rows = [
-            {"available": reading.available, "currency": info.currency}
-            | {part: _digits(getattr(info, part)) for part in ("total", "granted", "topped_up")}
-            for info in reading.infos.values()
-        ]
-        if reading.read_at is not None:
-            self.ledger.reading(self.account, reading.read_at, rows)
-        self._balance = reading
-        self._follow(reading)
-        self._tell()
-        return reading
-
-    def _follow(self, reading: Balance) -> None:
-        """Take the account's currency from *reading*, and stay with it while it holds money."""
-        held = reading.infos.get(self._currency or "")
-        if self._currency_given or (held is not None and held.total != 0):
-            return
-        if self._currency is None or (reading.effective or 0) > 0:
-            self._currency = reading.currency
+        return self.purse.read()
 
     @property
     def last_balance(self) -> Balance | None:
         """The last known balance, with what was spent since; asks the ledger, not the API."""
-        if self._balance is None:
-            self._balance = self._balance_on_record()
-        known = self._balance
-        if known is None or known.read_at is None or known.currency is None:
-            return known
-        spent = self.ledger.spent(self.account, known.read_at).get(known.currency, Decimal(0))
-        return replace(known, spent_since=spent)
+        return self.purse.known
+
+    @property
+    def balance_problem(self) -> str | None:
+        """Why the newest reading of the balance failed; None when it did not."""
+        return self.purse.problem
 
     @property
     def currency(self) -> str | None:
         """The currency that the account is billed in; None until a balance was read."""
-        if self._currency is None and (known := self._balance or self._balance_on_record()):
-            self._balance = known
-            self._currency = known.currency
-        return self._currency
+        return self.purse.currency
+
+    def refresh(self) -> None:
+        """Read the balance on a thread of its own."""
+        if not self._closed:
+            self.purse.refresh()
 
     def likely_cost(self, request: Request) -> Decimal | None:
         """Give what a question of this kind will probably cost, by the answers so far.
@@ -330,57 +358,16 @@ class Session:
         names = ("day", "model", "notebook", "currency", "queries", "cost", "unpriced")
         return pd.DataFrame(rows, columns=[*names, *Usage.__slots__])
 
-    def refresh(self) -> threading.Thread:
-        """Read the balance on a thread of its own, and once more if asked meanwhile."""
-        with self._lock:
-            if self._reading is not None and self._reading.is_alive():
-                self._read_again = True
-            else:
-                self._reading = threading.Thread(
-                    target=self._read_balance, name="deepseek_magic balance", daemon=True
-                )
-                self._reading.start()
-            return self._reading
-
-    def _read_balance(self) -> None:
-        while not self._closed:
-            try:
-                self.balance()
-            except DeepSeekError as error:
-                LOG.debug("the balance was not read: %s", error)
-                self._tell()
-            with self._lock:
-                if not self._read_again:
-                    self._reading = None
-                    return
-                self._read_again = False
-
-    def _wait_for_reading(self, seconds: float = 5.0) -> None:
-        reading = self._reading
-        if reading is not None:
-            reading.join(seconds)
-
-    def _balance_on_record(self) -> Balance | None:
-        found = self.ledger.last_reading(self.account)
-        if found is None:
-            return None
-        at, rows = found
-        infos = {
-            row["currency"]: BalanceInfo(
-                row["currency"],
-                *(_decimal(row[part]) for part in ("total", "granted", "topped_up")),
-            )
-            for row in rows
-        }
-        available = rows[0]["available"]
-        return Balance(None if available is None else bool(available), infos, at)
-
     # -- the account --------------------------------------------------------------
 
     @property
     def client(self) -> Client:
         """The connection to the API; looks for the key on first use."""
         with self._lock:
+            if self._closed:
+                raise DeepSeekError(
+                    "The session is closed. Nothing was sent. Make a new one: Session()"
+                )
             if self._client is None:
                 self._key = self._key or find_key()
                 if self._key is None:
@@ -393,10 +380,25 @@ class Session:
             return self._client
 
     @property
+    def purse(self) -> Purse:
+        """What the account holds; made on first use, as it needs the key."""
+        with self._lock:
+            if self._purse is None:
+                self._purse = Purse(
+                    self.client,
+                    self.ledger,
+                    self.account,
+                    currency=self._currency,
+                    clock=self._clock,
+                    told=self._after_reading,
+                )
+            return self._purse
+
+    @cached_property
     def account(self) -> str:
         """A short name of the account for the ledger; the key cannot be read from it."""
-        client = self.client
-        mark = f"{client.host} {client.key.reveal()}"
+        root = re.sub(r"/(v1|beta|anthropic)$", "", self.client.base_url)
+        mark = f"{root} {self.client.key.reveal()}"
         return hashlib.sha256(mark.encode()).hexdigest()[:12]
 
     def models(self) -> list[Model]:
@@ -404,13 +406,23 @@ class Session:
         return self.client.models()
 
     def close(self) -> None:
-        """Close the connections and the ledger; doing it twice is harmless."""
+        """Close the connections and the ledger; doing it twice is harmless.
+
+        An answer that is still under way is recorded all the same.
+        """
         self._closed = True
         self.listeners.clear()
-        self._wait_for_reading(1.0)
-        if self._client is not None:
-            self._client.close()
-        self.ledger.close()
+        try:
+            if self._purse is not None:
+                self._purse.close()
+            if self._client is not None:
+                self._client.close()
+        finally:
+            self.ledger.close()
+
+    def _after_reading(self) -> None:
+        self._price_waiting()
+        self._tell()
 
     def _tell(self) -> None:
         for listener in list(self.listeners):
@@ -432,11 +444,3 @@ def _state(error: DeepSeekError | None) -> State:
             return "partial" if error.may_be_billed else "refused"
         case _:
             return "unusable"
-
-
-def _digits(value: Decimal | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _decimal(text: str | None) -> Decimal | None:
-    return None if text is None else Decimal(text)

@@ -71,6 +71,7 @@ class Workspace:
         self._key: Key | None = None
         self._session: Session | None = None
         self._own: Session | None = None
+        self._problem_told: str | None = None
         self._standing: dict[str, list[NoticeControls | BalanceWidget]] = {}
         self._again = False
 
@@ -128,6 +129,9 @@ class Workspace:
             band=prices.band(datetime.now(UTC)),
         )
         parts = [*([ending] if ending else []), line, *preflight.remarks(request)]
+        if (problem := self.session.ledger.problem) and problem != self._problem_told:
+            parts.append(problem)
+        self._problem_told = problem
         view.end(answer, " · ".join(parts), _stamp(answer, ending or "done"))
 
     def _notice(self, error: OutOfMoney, request: Request, cell: Cell | None) -> None:
@@ -189,18 +193,18 @@ class Workspace:
 
     def _facts(self) -> render.BalanceFacts:
         session, marks = self.session, self.settings.warn_below
-        balance, problem = session.last_balance, session.balance_problem
+        balance, unread = session.last_balance, session.balance_problem
         midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
         low = {currency: Decimal(str(mark)) for currency, mark in marks.items()}
         return render.BalanceFacts(
             balance=balance,
-            state="unknown" if balance is None or problem else balance.state(low),
+            state="unknown" if balance is None or unread else balance.state(low),
             spent_session=dict(session.spent),
             spent_today=session.ledger.spent(session.account, midnight),
             now=datetime.now(UTC),
             top_up_url=self.top_up_url,
             sandbox=self.sandbox is not None,
-            problem=problem,
+            problem=unread or session.ledger.problem,
         )
 
     # -- whose account ------------------------------------------------------------

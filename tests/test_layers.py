@@ -19,9 +19,10 @@ PACKAGE = Path(deepseek_magic.__file__).parent
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 LAYERS = (
-    ("errors", "wire", "ledger", "sandbox", "sandbox_*", "markdown", "describe"),
-    ("prices", "options", "placeholders", "failures", "recognise"),
+    ("errors", "wire", "store", "sandbox", "sandbox_*", "markdown", "describe"),
+    ("ledger", "prices", "options", "placeholders", "failures", "recognise"),
     ("client", "preflight"),
+    ("purse",),
     ("session",),
     ("batch", "render"),
     ("view", "rerun"),
@@ -30,7 +31,7 @@ LAYERS = (
     ("magics",),
     ("__init__",),
 )
-FIRST_WITH_A_NOTEBOOK = 5
+FIRST_WITH_A_NOTEBOOK = 6
 NOTEBOOK = {"IPython", "ipywidgets", "traitlets", "ipykernel", "jupyter_client"}
 API_LIBRARIES = {"openai", "httpx", "httpx2"}
 LATE = {*API_LIBRARIES, "ipywidgets", "pandas", "aiohttp", "markdown_it", "holidays"}

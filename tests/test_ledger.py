@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import multiprocessing
 import multiprocessing.synchronize
 import os
@@ -15,8 +16,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -136,7 +138,7 @@ def test_amounts_are_exact(cost: Decimal) -> None:
     record(ledger, done(str(cost)))
 
     assert ledger.entries()[0]["cost"] == cost
-    assert ledger.spent(OURS, AT) == {"CNY": cost}
+    assert ledger.spent(OURS, AT, wait=None) == {"CNY": cost}
     ledger.close()
 
 
@@ -180,8 +182,8 @@ def test_spent_since(opened: Callable[..., Ledger]) -> None:
     record(ledger, done("8"), account="another")
     ledger.ask(asked())
 
-    assert ledger.spent(OURS, AT + timedelta(seconds=1)) == {"CNY": Decimal(6)}
-    assert ledger.spent(OURS, AT + timedelta(hours=1)) == {}
+    assert ledger.spent(OURS, AT + timedelta(seconds=1), wait=None) == {"CNY": Decimal(6)}
+    assert ledger.spent(OURS, AT + timedelta(hours=1), wait=None) == {}
 
 
 def test_usage_adds_up(opened: Callable[..., Ledger]) -> None:
@@ -211,8 +213,8 @@ def test_usual_length(opened: Callable[..., Ledger]) -> None:
     record(ledger, dataclasses.replace(done(), completion_tokens=6), think="off")
     record(ledger, dataclasses.replace(done(), state="partial"), think="off")
 
-    assert ledger.typical_out("deepseek-flash", "off") == 5
-    assert ledger.typical_out("deepseek-flash", None) is None
+    assert ledger.typical_out("deepseek-flash", "off", wait=None) == 5
+    assert ledger.typical_out("deepseek-flash", None, wait=None) is None
     assert ledger.typical_out("deepseek-v4-pro", "off") is None
 
 
@@ -224,7 +226,7 @@ def test_usual_length_of_late(opened: Callable[..., Ledger], path: Path) -> None
             ledger.end(ledger.ask(asked()), dataclasses.replace(done(), completion_tokens=tokens))
         ledger.close()
 
-    assert opened(path).typical_out("deepseek-flash", None) == 40
+    assert opened(path).typical_out("deepseek-flash", None, wait=None) == 40
 
 
 def test_readings(opened: Callable[..., Ledger], path: Path) -> None:
@@ -239,7 +241,7 @@ def test_readings(opened: Callable[..., Ledger], path: Path) -> None:
     one.reading("another", AT + timedelta(days=1), rows)
     one.entries()  # what is read comes after what was written
 
-    found = other.last_reading(OURS)
+    found = other.last_reading(OURS, wait=None)
 
     assert found is not None
     assert found[0] == AT + timedelta(seconds=5)
@@ -298,7 +300,7 @@ def test_nothing_is_kept(opened: Callable[..., Ledger], path: Path) -> None:
 
     record(ledger)
 
-    assert ledger.spent(OURS, AT) == {"CNY": Decimal("0.5")}
+    assert ledger.spent(OURS, AT, wait=None) == {"CNY": Decimal("0.5")}
     assert not path.parent.exists()
 
 
@@ -308,7 +310,7 @@ def test_a_directory_in_the_way(opened: Callable[..., Ledger], tmp_path: Path) -
 
     record(ledger)
 
-    assert ledger.spent(OURS, AT) == {"CNY": Decimal("0.5")}
+    assert ledger.spent(OURS, AT, wait=None) == {"CNY": Decimal("0.5")}
     assert ledger.problem is not None
     assert str(tmp_path) in ledger.problem
     assert "DEEPSEEK_MAGIC_HOME" in ledger.problem
@@ -416,13 +418,13 @@ def test_a_reader_in_the_way_of_a_commit(opened: Callable[..., Ledger], path: Pa
 
 
 def test_closing_writes_what_waits(opened: Callable[..., Ledger], path: Path) -> None:
-    """What was noted before `close` is in the file, also when closed twice or written after."""
+    """What was noted before `close` is in the file, also when closed twice."""
     ledger = opened(path)
-    entries = [ledger.ask(asked()) for _ in range(200)]
+    for _ in range(200):
+        ledger.ask(asked())
 
     ledger.close()
     ledger.close()
-    ledger.end(entries[0], done()).result(1)
 
     assert states(path) == ["sent"] * 200
 
@@ -443,7 +445,7 @@ def test_many_threads(opened: Callable[..., Ledger], path: Path) -> None:
     for thread in threads:
         thread.join()
 
-    assert ledger.spent(OURS, AT) == {"CNY": Decimal(1)}
+    assert ledger.spent(OURS, AT, wait=None) == {"CNY": Decimal(1)}
     ledger.close()
     assert states(path) == ["done"] * 1000
 
@@ -519,6 +521,402 @@ def test_a_newer_file_can_be_used(opened: Callable[..., Ledger], path: Path) -> 
     assert ledger.problem is None
 
 
+class Odd:
+    """A thing that cannot even be made text of."""
+
+    def __str__(self) -> str:
+        raise TypeError("no text")
+
+
+WRONG: list[Any] = [Odd(), None, "much"]
+
+
+def test_things_are_written_as_text(opened: Callable[..., Ledger], path: Path) -> None:
+    """A path for a notebook is written as its text, and a number too large is unknown."""
+    ledger = opened(path)
+
+    record(
+        ledger,
+        dataclasses.replace(done(), prompt_tokens=2**70),
+        notebook=Path("a.ipynb"),  # type: ignore[arg-type]  # which is what callers do
+    )
+
+    (entry,) = ledger.entries()
+    assert (entry["notebook"], entry["prompt_tokens"], entry["state"]) == ("a.ipynb", None, "done")
+    assert ledger.problem is None
+
+
+def test_half_characters_of_a_reading(opened: Callable[..., Ledger], path: Path) -> None:
+    """A currency that SQLite refuses is written with a replacement."""
+    ledger = opened(path)
+
+    ledger.reading(
+        OURS,
+        AT,
+        [{"available": 1, "currency": "\ud83d", "total": 1, "granted": None, "topped_up": None}],
+    )
+
+    found = ledger.last_reading(OURS, wait=None)
+    assert found is not None
+    assert found[1][0]["currency"] == "?"
+    assert ledger.last_reading("\ud83d", wait=None) is None
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda ledger: ledger.ask(asked(model=WRONG[0])),
+        lambda ledger: ledger.ask(Asked(AT, OURS, WRONG[1])),
+        lambda ledger: ledger.ask(Asked(WRONG[1], OURS, "deepseek-flash")),
+        lambda ledger: ledger.end(1, Outcome("done", WRONG[1])).result(30),
+        lambda ledger: ledger.end(1, Outcome("done", AT, cost=WRONG[2])).result(30),
+        lambda ledger: ledger.reading(OURS, AT, [{"currency": "CNY"}]),
+        lambda ledger: ledger.reading(OURS, AT, [{"currency": Odd()}]),
+        lambda ledger: ledger.reading(OURS, AT, [None]),
+        lambda ledger: ledger._write(
+            lambda: ("INSERT INTO entries (id) VALUES (:id)", {"id": Path()})
+        ),
+    ],
+)
+def test_a_spoiled_record_holds_nothing_up(
+    opened: Callable[..., Ledger],
+    path: Path,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Ledger], object],
+) -> None:
+    """A record that cannot be written is left out alone, logged and told, and raises nothing."""
+    ledger = opened(path)
+
+    first = ledger.ask(asked())
+    spoil(ledger)
+    ledger.end(first, done()).result(30)
+    record(ledger)
+
+    assert states(path) == ["done"] * 2
+    assert "left out" in (ledger.problem or "")
+    assert "left out" in caplog.text
+
+
+def test_a_name_twice_holds_nothing_up(opened: Callable[..., Ledger], path: Path) -> None:
+    """Of two entries with one name the second is left out, and told."""
+    ledger = opened(path)
+    name = ledger.ask(asked())
+    ledger._file.names = itertools.count(name)
+
+    ledger.ask(asked())
+    record(ledger)
+
+    assert len(ledger.entries()) == 2
+    assert "UNIQUE" in (ledger.problem or "")
+
+
+@pytest.mark.parametrize(
+    "cost", [Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), Decimal("-Infinity")]
+)
+def test_no_amount_at_all(opened: Callable[..., Ledger], cost: Decimal) -> None:
+    """A cost that is no number is unknown."""
+    ledger = opened()
+
+    record(ledger, dataclasses.replace(done(), cost=cost))
+
+    assert ledger.entries()[0]["cost"] is None
+    assert ledger.problem is None
+
+
+def test_reads_never_raise(opened: Callable[..., Ledger], path: Path) -> None:
+    """What cannot be read is empty: a question is answered all the same."""
+    ledger = opened(path)
+    record(ledger)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("UPDATE entries SET sent = 9223372036854775807, cost = 'much'")
+        db.execute("INSERT INTO readings (account, at) VALUES (?, 'never')", (OURS,))
+
+    assert ledger.entries() == []
+    assert ledger.last_reading(OURS, wait=None) is None
+    assert ledger.spent(OURS, None) == {}  # type: ignore[arg-type]  # a caller's mistake
+    assert ledger.typical_out(Odd(), None) is None  # type: ignore[arg-type]  # the same
+    assert "left out" in (ledger.problem or "")
+
+
+def test_amounts_in_a_rough_context(opened: Callable[..., Ledger]) -> None:
+    """Money is exact also where the user counts with four digits."""
+    ledger = opened()
+    cost = Decimal("123456.123456789012")
+
+    with localcontext(prec=4):
+        record(ledger, done(str(cost)))
+        record(ledger, done("0.000000000001"))
+        entries, spent, usage = (
+            ledger.entries(),
+            ledger.spent(OURS, AT, wait=None),
+            ledger.usage(OURS),
+        )
+
+    assert [entry["cost"] for entry in entries] == [cost, Decimal("1e-12")]
+    assert spent == {"CNY": Decimal("123456.123456789013")}
+    assert usage[0]["cost"] == Decimal("123456.123456789013")
+
+
+def test_the_end_after_closing(opened: Callable[..., Ledger], path: Path) -> None:
+    """The end of an answer that was under way when the ledger was closed is in the file."""
+    ledger = opened(path)
+    entry = ledger.ask(asked())
+    ledger.close()
+
+    ledger.end(entry, done()).result(1)
+    ledger.ask(asked())
+
+    assert states(path) == ["done", "sent"]
+    assert ledger._file._db is None
+
+
+def test_ends_of_many_threads_after_closing(opened: Callable[..., Ledger], path: Path) -> None:
+    """Answers that end while the ledger is being closed are all in the file, which is closed."""
+    ledger = opened(path)
+    entries = [ledger.ask(asked()) for _ in range(40)]
+    start = threading.Barrier(41)
+
+    def work(entry: int) -> None:
+        start.wait()
+        ledger.end(entry, done()).result(30)
+
+    threads = [threading.Thread(target=work, args=(entry,)) for entry in entries]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    ledger.close()
+    for thread in threads:
+        thread.join()
+
+    assert states(path) == ["done"] * 40
+    assert ledger._file._db is None
+
+
+def test_reads_after_closing(opened: Callable[..., Ledger], path: Path) -> None:
+    """A closed ledger gives what one gives that knows nothing."""
+    ledger = opened(path)
+    record(ledger)
+    ledger.close()
+
+    assert ledger.spent(OURS, AT) == {}
+    assert ledger.last_reading(OURS) is None
+    assert ledger.typical_out("deepseek-flash", None) is None
+    assert ledger.usage(OURS) == ledger.entries() == []
+
+
+def test_the_end_after_closing_in_memory(opened: Callable[..., Ledger]) -> None:
+    """What ends after a ledger in memory was closed is gone with it."""
+    ledger = opened()
+    ledger.close()
+
+    ledger.end(ledger.ask(asked()), done()).result(1)
+
+    assert ledger.problem is None
+    assert ledger._file._waiting == []
+
+
+FORKED = """
+import os, sys, threading
+sys.path.insert(0, sys.argv[2])
+from test_ledger import Ledger, OURS, AT, asked, done, record
+ledger = Ledger(sys.argv[1])
+record(ledger)
+child = os.fork()
+if child == 0:
+    names = [record(ledger, notebook="child") for _ in range(3)]
+    assert len(ledger.entries()) >= 4, ledger.problem
+    assert ledger.spent(OURS, AT, wait=None)
+    ledger.close()
+    os._exit(0)
+names = [record(ledger, notebook="parent") for _ in range(3)]
+assert os.waitpid(child, 0)[1] == 0
+found = [entry["notebook"] for entry in ledger.entries()]
+print(sorted(map(str, found)), ledger.problem)
+ledger.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_after_a_fork(path: Path) -> None:
+    """A process that was forked off writes and reads as its parent does, beside it."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(path), str(Path(__file__).parent)]
+
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert ran.stderr == ""
+    expected = ["None", *["child"] * 3, *["parent"] * 3]
+    assert ran.stdout == f"{expected} None\n"
+
+
+POOLED = """
+import multiprocessing, sys
+sys.path.insert(0, sys.argv[2])
+from test_ledger import Ledger, asked, done, record
+ledger = Ledger(sys.argv[1], busy_seconds=60)
+record(ledger)
+def work(n):
+    ledger.end(ledger.ask(asked()), done())  # on disk when the process ends
+if __name__ == "__main__":
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=work, args=(n,)) for n in range(4)]
+    for process in processes: process.start()
+    for process in processes: process.join()
+    print([process.exitcode for process in processes], len(ledger.entries()))
+    ledger.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_work_shared_out(path: Path) -> None:
+    """What the processes of `multiprocessing` ask is on disk when they end."""
+    command = [sys.executable, "-W", "ignore", "-c", POOLED, str(path), str(Path(__file__).parent)]
+
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert ran.stdout == "[0, 0, 0, 0] 5\n", ran.stderr
+    assert states(path) == ["done"] * 5
+
+
+class Rubbish:
+    """Ends an answer when it is thrown away."""
+
+    def __init__(self, ledger: Ledger, entry: int, found: list[object]) -> None:
+        self.ledger, self.entry, self.found = ledger, entry, found
+
+    def __del__(self) -> None:
+        self.ledger.end(self.entry, done()).result(30)
+        self.found.append(self.ledger.entries())
+
+
+class Throwing(dict[str, object]):
+    """Values that throw rubbish away when SQLite takes them."""
+
+    rubbish: list[Rubbish]
+
+    def __getitem__(self, name: str) -> object:
+        self.rubbish.clear()
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize("place", ["a write", "a read", "idleness"])
+def test_rubbish_on_the_thread(opened: Callable[..., Ledger], path: Path, place: str) -> None:
+    """An answer that is thrown away on the ledger's own thread is recorded and hangs nothing."""
+    ledger, found = opened(path), list[object]()
+    rubbish = [Rubbish(ledger, ledger.ask(asked()), found)]
+    assert len(ledger.entries()) == 1
+
+    def fetch(_: sqlite3.Connection) -> list[sqlite3.Row]:
+        rubbish.clear()
+        return []
+
+    if place == "a write":
+        values = Throwing(account=OURS)
+        values.rubbish = rubbish
+        statement = "INSERT INTO readings (account, at) VALUES (:account, 0)"
+        ledger._file.write(statement, values).result(30)
+    elif place == "a read":
+        ledger._file._thread.submit(ledger._file._on_thread, fetch, 1e12).result(30)
+    else:
+        ledger._file._thread.submit(rubbish.clear).result(30)
+
+    assert [len(entries) for entries in found if isinstance(entries, list)] == [1]
+    assert [entry["state"] for entry in ledger.entries()] == ["done"]
+    assert ledger.problem is None
+
+
+def test_closed_by_rubbish(opened: Callable[..., Ledger], path: Path) -> None:
+    """A ledger that is closed on its own thread writes all and does not wait for itself."""
+    ledger = opened(path)
+    record(ledger)
+
+    ledger._file._thread.submit(ledger.close).result(30)
+    ledger.ask(asked())
+    ledger.close()
+
+    assert states(path) == ["done", "sent"]
+    assert ledger._file._db is None
+
+
+def test_reads_of_a_locked_file(opened: Callable[..., Ledger], path: Path) -> None:
+    """While another process holds the file, a figure that is not to be had soon is empty."""
+    record(opened(path))
+    ledger = opened(path, busy_seconds=600)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+
+    before = (ledger.last_reading(OURS), ledger.spent(OURS, AT), ledger.typical_out("m", None))
+    record_later = ledger.end(ledger.ask(asked()), done())
+    behind_a_write = ledger.spent(OURS, AT)
+    holder.execute("ROLLBACK")
+    holder.close()
+    record_later.result(30)
+
+    assert before == (None, {}, None)
+    assert behind_a_write == {}
+    assert ledger.spent(OURS, AT, wait=None) == {"CNY": Decimal(1)}
+
+
+def test_waits_do_not_add_up(opened: Callable[..., Ledger], path: Path) -> None:
+    """What was asked for while a lock was waited for does not wait as long once more."""
+    record(opened(path))
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    ledger = opened(path, busy_seconds=2)
+
+    ends = [ledger.end(ledger.ask(asked()), done()) for _ in range(60)]
+    for end in ends:
+        end.result(60)  # 120 waits of two seconds, one after another, are 240
+    holder.execute("ROLLBACK")
+    holder.close()
+
+    ledger.close()
+    assert states(path) == ["done"] * 61
+
+
+def test_damage_inside_does_not_end_the_figures(opened: Callable[..., Ledger], path: Path) -> None:
+    """After damage that shows only later the session's figures go on in memory."""
+    record(opened(path))
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        ((page,),) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'entries'")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: 4096 * (page - 1)] + b"\xff" * 4096 + whole[4096 * page :])
+    ledger = opened(path)
+
+    record(ledger)
+    record(ledger)
+
+    assert ledger.spent(OURS, AT, wait=None) == {"CNY": Decimal(1)}
+    assert len(ledger.entries()) == 2
+    assert "DEEPSEEK_MAGIC_HOME" in (ledger.problem or "")
+    assert ledger._file._waiting == []
+
+
+def test_a_file_of_another_shape(opened: Callable[..., Ledger], path: Path) -> None:
+    """A file whose tables are gone is told like a damaged one, and figures go on."""
+    ledger = opened(path)
+    record(ledger)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("DROP TABLE entries")
+
+    record(ledger)
+
+    assert ledger.spent(OURS, AT, wait=None) == {"CNY": Decimal("0.5")}
+    assert "no such table" in (ledger.problem or "")
+
+
+def test_a_file_taken_away(opened: Callable[..., Ledger], path: Path) -> None:
+    """A file that is deleted while it is in use is made anew."""
+    ledger = opened(path)
+    record(ledger)
+    path.unlink()
+
+    record(ledger)
+    record(ledger)
+
+    assert states(path) == ["done"] * 2
+    assert ledger.problem is None
+
+
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[2])
@@ -527,8 +925,8 @@ ledger = Ledger(sys.argv[1])
 record(ledger)
 ledger.ask(asked())
 ledger.entries()
-ledger._write("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) "
-              "INSERT INTO readings(account, at) SELECT 'x', x FROM n", {})
+ledger._file.write("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) "
+                   "INSERT INTO readings(account, at) SELECT 'x', x FROM n", {})
 print("under way", flush=True)
 signal.pause()
 """

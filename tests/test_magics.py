@@ -1008,3 +1008,27 @@ def test_keep_can_change_while_the_sandbox_is_on(run: Run, account: Sandbox) -> 
 
     assert inside.last.endswith("sandbox")
     assert [bool(entry["request"]) for entry in entries()] == [True, False]
+
+
+def test_a_damaged_ledger_is_told_once(
+    shell: Any,
+    api: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A ledger that cannot be used is a clear word under the answer, once; the answer is there."""
+    (tmp_path / "ledger.sqlite").write_bytes(b"this is no database " * 200)
+    monkeypatch.setenv("DEEPSEEK_MAGIC_HOME", str(tmp_path))
+    monkeypatch.setenv("DEEPSEEK_API_KEY", api.api_key)
+    monkeypatch.setenv("DEEPSEEK_BASE_URL", api.base_url)
+
+    shell.run_cell_magic("deepseek", "-t off", "Why?")
+    first = capsys.readouterr().out
+    shell.run_cell_magic("deepseek", "-t off", "Why?")
+    second = capsys.readouterr().out
+
+    assert "sandbox" in first
+    assert "ledger.sqlite cannot be used" in " ".join(first.split())
+    assert "DEEPSEEK_MAGIC_HOME" in first
+    assert "cannot be used" not in second

@@ -38,7 +38,7 @@ from deepseek_magic.errors import (
 )
 from deepseek_magic.ledger import Ledger
 from deepseek_magic.sandbox import Reply, Sandbox
-from deepseek_magic.session import Session, find_key, ledger_path
+from deepseek_magic.session import Session, _Ended, find_key, ledger_path
 from deepseek_magic.wire import Answer, Usage, question
 
 PEAK = datetime(2026, 11, 20, 2, tzinfo=UTC)
@@ -530,15 +530,65 @@ def test_bill_and_account_agree(
         assert session.usage()["cost"].sum() == api.billed
 
 
-def test_a_model_without_a_price(session: Session) -> None:
+def test_a_model_without_a_price() -> None:
     """An answer of a model that is not in the price list is unpriced, not free."""
-    session.balance()
+    usage = Usage(1, 1, 0, 1)
 
-    unknown = session._priced(Answer(model="deepseek-v9", usage=Usage(1, 1, 0, 1)), PEAK)
-    known = session._priced(Answer(model="deepseek-flash", usage=Usage(1, 1, 0, 1)), PEAK)
+    unknown, _ = _Ended(1, Answer(model="deepseek-v9", usage=usage), "v9", PEAK).priced("CNY")
+    known, _ = _Ended(1, Answer(model="deepseek-flash", usage=usage), "v9", PEAK).priced("CNY")
 
     assert (unknown.cost, unknown.currency) == (None, "CNY")
     assert (known.cost, known.currency) == (Decimal("0.00001"), "CNY")
+
+
+def test_a_model_that_a_relay_renames(session: Session, api: Sandbox) -> None:
+    """An answer under another name is priced as the model that was asked."""
+    session.balance()
+    api.script(Reply(body=events(model="vendor/Flash-1017"), content_type="text/event-stream"))
+
+    answer = session.ask("Why?", model="flash")
+
+    assert answer.model == "vendor/Flash-1017"
+    assert answer.cost is not None
+
+
+def events(model: str) -> str:
+    """Give a small stream as *model* would send it."""
+    usage = {"prompt_tokens": 1, "completion_tokens": 1}
+    usage |= {"prompt_cache_hit_tokens": 0, "prompt_cache_miss_tokens": 1}
+    choice = {"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop"}
+    chunk = {"model": model, "choices": [choice], "usage": usage}
+    return f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+
+
+def test_a_closed_session_sends_nothing(session: Session, api: Sandbox) -> None:
+    """After closing, a question is refused in one line instead of going out unrecorded."""
+    session.ask("Why?")
+    session.close()
+
+    with pytest.raises(DeepSeekError, match="session is closed"):
+        session.ask("And now?")
+
+    assert len(api.requests) == 1
+
+
+def test_closing_in_the_middle_of_an_answer(
+    open_session: Callable[..., Session], api: Sandbox, tmp_path: Path
+) -> None:
+    """An answer that is under way when its session is closed is recorded all the same."""
+    path = tmp_path / "ledger.sqlite"
+    session = open_session(api, ledger=path)
+    answers = session.stream("Why is the sky blue?", think="off")
+    part = next(answer for answer in answers if answer.text)
+
+    session.close()
+    answers.close()
+
+    with open_session(api, ledger=path) as later:
+        (entry,) = later.ledger.entries()
+    assert part.text
+    assert entry["state"] == "interrupted"
+    assert entry["answer"].startswith(part.text)
 
 
 def test_usage_as_a_frame(open_session: Callable[..., Session], api: Sandbox) -> None:
