@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
+import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from . import failures
@@ -27,9 +30,23 @@ if TYPE_CHECKING:
 
 DEEPSEEK = "https://api.deepseek.com"
 CONNECT_SECONDS = 10.0
-READ_SECONDS = 15.0
+READ_SECONDS = 10.0
+WHOLE_SECONDS = 20.0
+"""How long the body of a balance or of a list of models may take from its first byte."""
+REFUSAL_SECONDS = 1.0
+"""How long the body of a refusal is waited for, from one byte to the next and in all."""
+END_SECONDS = 0.2
+"""How long the end of a body is waited for once the answer in it is whole."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 NO_EVENT_BYTES = 65_536
+REFUSAL_BYTES = 65_536
+DATA_BYTES = 2**20
+ANSWER_BYTES = 8 * 2**20
+EVENT_BYTES = 16 * 2**20
+BEFORE_A_BODY = b"\xef\xbb\xbf \t\r\n"
+"""Bytes that say nothing at the head of a body: a byte order mark, and blanks to keep it alive."""
+SCRUBBED_CHARACTERS = 8
+"""A shorter key is a word such as "test" for a relay of one's own, and no secret."""
 HEADERS = frozenset({
     "host", "accept", "accept-encoding", "connection", "content-type", "content-length",
     "transfer-encoding", "user-agent",
@@ -44,36 +61,52 @@ class Events:
     Comments (`: keep-alive`), blank lines and fields other than `data` are
     passed over (html.spec.whatwg.org/multipage/server-sent-events.html). What
     is passed over and is no comment stands in `rest`, as far as 64 KiB.
+    An event or a line of more than 16 MiB raises `ValueError`.
     """
 
     def __init__(self) -> None:
         self.rest = b""
-        self._open = b""
+        self._return = b""  # a carriage return at the end, which may be half a line end
+        self._open: list[bytes] = []
         self._data: list[bytes] = []
+        self._size = 0
 
     def read(self, chunks: Iterable[bytes]) -> Iterator[str]:
         """Give every event of *chunks*, and an end mark whose blank line is missing."""
         for more in chunks:
             yield from self.feed(more)
-        self._line(self._open.removesuffix(b"\r"))
+        self._line(b"".join(self._open))
         if b"\n".join(self._data).strip() == b"[DONE]":
             yield "[DONE]"
 
     def feed(self, more: bytes) -> Iterator[str]:
         """Give the events that *more* completes; bytes that are not UTF-8 raise."""
-        *lines, self._open = re.split(rb"\r\n|\n|\r(?!\Z)", self._open + more)
-        for line in lines:
+        more = self._return + more
+        self._return = b"\r" if more.endswith(b"\r") else b""
+        first, *others = re.split(rb"\r\n|\n|\r", more.removesuffix(b"\r"))
+        self._more(first)
+        for other in others:
+            line, self._open = b"".join(self._open), []
             if line:
                 self._line(line)
-                continue
-            event, self._data = b"\n".join(self._data), []
-            if event:
-                yield event.decode()
+            elif self._data:
+                event, self._data, self._size = b"\n".join(self._data), [], 0
+                if event:
+                    yield event.decode()
+            self._more(other)
+
+    def _more(self, part: bytes) -> None:
+        self._open.append(part)
+        self._size += len(part)
+        if self._size > EVENT_BYTES:
+            raise ValueError(f"an event of more than {EVENT_BYTES >> 20} MiB")
 
     def _line(self, line: bytes) -> None:
         if line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
-        elif line and not line.startswith(b":") and len(self.rest) < NO_EVENT_BYTES:
+            return
+        self._size -= len(line)
+        if line and not line.startswith(b":") and len(self.rest) < NO_EVENT_BYTES:
             self.rest += line[:NO_EVENT_BYTES] + b"\n"
 
 
@@ -101,17 +134,34 @@ class Model:
         )
 
 
+class _Refused(Exception):  # an exception, to get past the library's own reading of it
+    """A response whose status is no success, with as much of its body as came in a moment."""
+
+    def __init__(self, response: Any) -> None:
+        super().__init__(response.status_code)
+        self.status_code: int = response.status_code
+        self.headers = response.headers
+        body = bytearray()
+        with suppress(Exception):  # the status tells what happened, however its body ends
+            # An answer may be silent for minutes; the body of a refusal is not waited for so long.
+            response.request.extensions["timeout"]["read"] = REFUSAL_SECONDS
+        with suppress(Exception):
+            for chunk in _bounded(response.iter_bytes(), REFUSAL_BYTES, REFUSAL_SECONDS):
+                body += chunk
+        self.text = body[:REFUSAL_BYTES].decode("utf-8", "replace")
+
+
 class Client:
     """One account at one address."""
 
     def __init__(self, key: Key, base_url: str = DEEPSEEK) -> None:
-        if not re.fullmatch("[!-~]+", key.reveal()):
+        if not re.fullmatch(r"[!#-\[\]-~]+", key.reveal()):
             raise NoKey(
                 "The key is empty, or holds a space, a line break or another character that no key "
                 "has. Nothing was sent. Type it in again: %deepseek login"
             )
         self.key = key
-        self.base_url = base_url.rstrip("/")
+        self.base_url = base_url.strip().rstrip("/")
         self.host = host_of(self.base_url) or self.base_url
         """The host that requests go to."""
         self._openai: openai.OpenAI | None = None
@@ -125,25 +175,32 @@ class Client:
         as signs of life. A stream that ends without its end mark raises
         `BrokenAnswer`. Closing the generator closes the connection.
         """
-        body, trace = request.body(), None
-        chat = self._chat()
+        trace: list[str] = []
         try:
-            with chat.chat.completions.with_streaming_response.create(
-                model=body.pop("model"),
-                messages=body.pop("messages"),
-                stream=True,
-                extra_body=body,
-                timeout=_patience(idle),
-            ) as response:
-                trace = self._scrub(response.headers.get("x-ds-trace-id") or "") or None
-                yield from self._pieces(response)
+            yield from self._asked(request.body(), idle, trace)
         except DeepSeekError as error:
-            error.trace_id = error.trace_id or trace
-            raise
+            found = error
         except Exception as error:  # noqa: BLE001  # whatever it is becomes one of ours
             found = self.translate(error, paid=True)
-            found.trace_id = found.trace_id or trace
-            raise found from self._showable(error)
+        else:
+            return
+        # Raised here, it has no exception of the libraries, and so no key, as its context.
+        found.trace_id = found.trace_id or next(iter(trace), None)
+        raise found
+
+    def _asked(self, body: dict[str, Any], idle: float, trace: list[str]) -> Generator[Piece]:
+        """Send *body* and give the pieces; the API's name for the exchange goes to *trace*."""
+        chat = self._chat()
+        with chat.chat.completions.with_streaming_response.create(
+            model=body.pop("model"),
+            messages=body.pop("messages"),
+            stream=True,
+            extra_body=body,
+            timeout=_patience(idle),
+        ) as response:
+            if name := self._scrub(response.headers.get("x-ds-trace-id") or ""):
+                trace.append(name)
+            yield from self._pieces(response)
 
     def balance(self) -> Balance:
         """Read `GET /user/balance`, which lies at the root of the host."""
@@ -168,12 +225,16 @@ class Client:
 
         *paid* tells that an answer to the request would have cost something.
         """
-        response = getattr(error, "response", None)
-        if response is not None and response.status_code >= 300:
-            headers = {name.lower(): self._scrub(text) for name, text in response.headers.items()}
-            text = self._scrub(_body(response))
-            return failures.refusal(self.host, response.status_code, text, headers, paid=paid)
+        if isinstance(error, DeepSeekError):
+            return error
         cause = error.__cause__ if type(error).__name__.startswith("API") else None
+        refused = cause or error
+        if getattr(getattr(error, "response", None), "status_code", 0) >= 300:
+            refused = _Refused(error.response)  # type: ignore[attr-defined]
+        if isinstance(refused, _Refused):
+            headers = {name.lower(): self._scrub(text) for name, text in refused.headers.items()}
+            text = self._freed_text(refused.text)
+            return failures.refusal(self.host, refused.status_code, text, headers, paid=paid)
         name = type(cause or error).__name__
         reason = one_line(self._scrub(str(cause or error))) or name
         if name in failures.NOT_SENT or not paid:
@@ -184,12 +245,15 @@ class Client:
 
     def _chat(self) -> openai.OpenAI:
         with self._lock:
-            if self._openai is None:
-                try:
-                    self._openai = self._new_chat()
-                except Exception as error:  # noqa: BLE001  # the same
-                    raise self.translate(error, paid=False) from self._showable(error)
-            return self._openai
+            if self._openai is not None:
+                return self._openai
+            try:
+                made = self._openai = self._new_chat()
+            except Exception as error:  # noqa: BLE001  # the same
+                found = self.translate(error, paid=False)
+            else:
+                return made
+            raise found
 
     def _new_chat(self) -> openai.OpenAI:
         # openai 3 looks for httpx among the loaded modules, and fails where the thread that reads
@@ -201,18 +265,21 @@ class Client:
             # The library adds what OPENAI_CUSTOM_HEADERS, OPENAI_ORG_ID and the like hold.
             for name in {*request.headers} - HEADERS:
                 del request.headers[name]
-            request.headers["Authorization"] = f"Bearer {self.key.reveal()}"
+            self._sign(request)
 
         return openai.OpenAI(
-            api_key=self.key.reveal(),
+            api_key="set-on-each-request",
             base_url=self.base_url,
             max_retries=0,
             http_client=openai.DefaultHttpxClient(
                 follow_redirects=False,
                 trust_env=self.host not in LOOPBACK,
-                event_hooks={"request": [only_ours]},
+                event_hooks={"request": [only_ours], "response": [_only_success]},
             ),
         )
+
+    def _sign(self, request: Any) -> None:
+        request.headers["Authorization"] = f"Bearer {self.key.reveal()}"
 
     def _reader(self) -> httpx.Client:
         with self._lock:
@@ -220,38 +287,44 @@ class Client:
                 import httpx
 
                 self._httpx = httpx.Client(
-                    headers={"Authorization": f"Bearer {self.key.reveal()}"},
                     timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
                     trust_env=self.host not in LOOPBACK,
+                    event_hooks={"request": [self._sign], "response": [_only_success]},
                 )
             return self._httpx
 
     def _get(self, path: str) -> Any:
         root = re.sub(r"/(v1|beta|anthropic)$", "", self.base_url)
         try:
-            response = self._reader().get(root + path)
-            response.raise_for_status()
+            with self._reader().stream("GET", root + path) as response:
+                body = b"".join(_bounded(response.iter_bytes(), DATA_BYTES, WHOLE_SECONDS))
         except Exception as error:  # noqa: BLE001  # the same
-            raise self.translate(error, paid=False) from self._showable(error)
-        try:
-            return response.json(parse_float=Decimal)
-        except (ValueError, RecursionError) as error:
-            raise ConnectionFailed(
+            found = self.translate(error, paid=False)
+        else:
+            # Money is read from its digits; a float would change them.
+            with suppress(ValueError, RecursionError):
+                return self._freed(json.loads(body, parse_float=str))
+            found = ConnectionFailed(
                 f"{self.host} answered {path} with something that is not JSON. Nothing was billed. "
                 "Look at the address in DEEPSEEK_BASE_URL."
-            ) from error
+            )
+        raise found
 
     # -- what the API's answers are ------------------------------------------------
 
     def _pieces(self, response: Any) -> Generator[Piece]:
         """Read a response up to its end mark."""
-        kind = response.headers.get("content-type", "")
-        if "html" in kind or "json" in kind:
-            yield self._whole(response.read().decode("utf-8", "replace"))
+        chunks = response.iter_bytes()
+        start = next((more for chunk in chunks if (more := chunk.lstrip(BEFORE_A_BODY))), b"")
+        chunks = chain([start], chunks)
+        if start[:1] in (b"{", b"<"):  # whatever the header says of it
+            whole = b"".join(_bounded(chunks, ANSWER_BYTES))
+            yield self._whole(whole.decode("utf-8", "replace"))
             return
         events, begun = Events(), False
-        for event in events.read(response.iter_bytes()):
+        for event in events.read(chunks):
             if event.strip() == "[DONE]":
+                _to_the_end(response, chunks)
                 return
             piece = self._piece(event, begun=begun)
             begun = True
@@ -261,31 +334,56 @@ class Client:
                 f"{self.host} ended the answer without its end mark. What arrived is kept and may "
                 "be incomplete; it may have been billed. Run the cell again to ask anew."
             )
-        raise failures.no_answer(self.host, self._scrub(events.rest.decode("utf-8", "replace")))
+        rest = self._freed_text(events.rest.decode("utf-8", "replace"))
+        raise failures.no_answer(self.host, rest)
 
     def _whole(self, text: str) -> Piece:
         """Read an answer that a relay has sent as one JSON object."""
-        text = self._scrub(text)
         data = failures.parsed(text)
         if isinstance(data, Mapping) and data.get("choices") and not data.get("error"):
-            return Piece.read(data)
-        raise failures.no_answer(self.host, text)
+            return self._freed_piece(Piece.read(data))
+        raise failures.no_answer(self.host, self._freed_text(text))
 
     def _piece(self, event: str, *, begun: bool) -> Piece:
-        chunk = json.loads(self._scrub(event))
+        chunk = json.loads(event)
         if not isinstance(chunk, dict):
             raise json.JSONDecodeError("not an object", "", 0)
-        if chunk.get("error"):
-            raise failures.in_stream(self.host, chunk["error"], begun=begun)
-        return Piece.read(chunk)
+        if error := chunk.get("error"):
+            raise failures.in_stream(self.host, self._freed(error), begun=begun)
+        return self._freed_piece(Piece.read(chunk))
+
+    # -- the key, which a server or a relay may repeat ---------------------------------
 
     def _scrub(self, text: str) -> str:
-        """Take the key out of what a server, or a relay, wrote about it."""
-        return text.replace(self.key.reveal(), "…")
+        """Take the key out of *text*."""
+        key = self.key.reveal()
+        return text.replace(key, "…") if len(key) >= SCRUBBED_CHARACTERS else text
 
-    def _showable(self, error: Exception) -> Exception | None:
-        """Give *error* as a cause to show, unless it repeats the key."""
-        return error if self.key.reveal() not in f"{error} {error.__cause__}" else None
+    def _freed(self, data: Any) -> Any:
+        """Take the key out of every text of parsed JSON."""
+        return json.loads(self._scrub(json.dumps(data)))
+
+    def _freed_text(self, text: str) -> str:
+        """Take the key out of *text*, also where JSON spells it with escapes."""
+        try:
+            return json.dumps(self._freed(json.loads(text)))
+        except RecursionError:  # nested too deep to be looked through
+            return ""
+        except ValueError:
+            return self._scrub(text)
+
+    def _freed_piece(self, piece: Piece) -> Piece:
+        texts = (piece.content, piece.reasoning, piece.model, piece.finish_reason)
+        if not any(self.key.reveal() in text for text in texts if text):
+            return piece
+        content, reasoning, model, finish = (self._scrub(text or "") for text in texts)
+        return replace(
+            piece,
+            content=content,
+            reasoning=reasoning,
+            model=model or None,
+            finish_reason=finish or None,
+        )
 
 
 def _patience(idle: float) -> openai.Timeout:
@@ -294,8 +392,46 @@ def _patience(idle: float) -> openai.Timeout:
     return openai.Timeout(idle, connect=CONNECT_SECONDS)
 
 
-def _body(response: Any) -> str:
-    try:
-        return str(response.text)
-    except RuntimeError:  # closed before its body was read
-        return ""
+def _only_success(response: Any) -> None:
+    if response.status_code >= 300:
+        raise _Refused(response)
+
+
+def _bounded(chunks: Iterable[bytes], most: int, seconds: float = float("inf")) -> Iterator[bytes]:
+    """Give *chunks*; more than *most* bytes raise `ValueError`, more *seconds* `TimeoutError`."""
+    until, size = time.monotonic() + seconds, 0
+    for chunk in chunks:
+        size += len(chunk)
+        yield chunk
+        if size > most:
+            raise ValueError(f"more than {most >> 20} MiB")
+        if time.monotonic() > until:
+            raise TimeoutError(f"not at its end after {seconds:g} s")
+
+
+def _to_the_end(response: Any, chunks: Iterable[bytes]) -> None:
+    """Read what follows an end mark, so that the connection can be used again.
+
+    The next question then needs no new handshake. A body that does not end in
+    a moment, which can only be told by reading on, is left: its connection is
+    shut down from a timer, at which the reading ends.
+    """
+    below = response.http_response
+    stream = below.extensions.get("network_stream")
+    connection = stream.get_extra_info("socket") if stream else None
+    if connection is None or below.headers.get("connection", "").lower() == "close":
+        return
+
+    def give_up() -> None:
+        # Once closed, the connection may be another question's.
+        if not below.is_closed:
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    timer = threading.Timer(END_SECONDS, give_up)
+    timer.daemon = True
+    with suppress(Exception):  # the answer is whole, whatever the connection does
+        timer.start()
+        for _ in chunks:
+            pass
+    timer.cancel()

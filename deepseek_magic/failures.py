@@ -35,7 +35,9 @@ NOT_SENT = frozenset({
     "InvalidURL", "LocalProtocolError", "WriteError", "WriteTimeout", "RequestNotRead",
     "CookieConflict", "OpenAIError", "SubjectTokenProviderError",
 })  # fmt: skip
-UNREADABLE = frozenset({"JSONDecodeError", "UnicodeDecodeError", "DecodingError", "RecursionError"})
+UNREADABLE = frozenset({
+    "JSONDecodeError", "UnicodeDecodeError", "DecodingError", "RecursionError", "ValueError",
+})  # fmt: skip
 OF_MONEY = re.compile(
     r"insufficient[ _-]*balance|remaining balance|top[ -]?up your (balance|account)", re.IGNORECASE
 )
@@ -46,16 +48,17 @@ def in_stream(host: str, error: Any, *, begun: bool) -> DeepSeekError:
     """Read an error that came with status 200, where it counts like its status."""
     message = said(error)
     kind = f"{error.get('type')} {error.get('code')}" if isinstance(error, Mapping) else ""
-    if OF_MONEY.search(f"{kind} {message}"):
+    status = _status_in(error)
+    if status == 402 or OF_MONEY.search(f"{kind} {message}"):
         return empty(message, begun=begun)
     if begun:
         return BrokenAnswer(
             f"{host} stopped the answer: {message}. What arrived is kept; it may have "
             "been billed. Run the cell again to ask anew."
         )
-    status = {"authentication_error": 401, "rate_limit": 429, "invalid_request": 400}
-    code = next((code for name, code in status.items() if name in kind), 500)
-    refused, advice = _advice(code, None, None)
+    kinds = {"authentication_error": 401, "rate_limit": 429, "invalid_request": 400}
+    code = next((code for name, code in kinds.items() if name in kind), 500)
+    refused, advice = _advice(status or code, None, None)
     return refused(f"{host} refused the request: {message}. Nothing was billed. {advice}")
 
 
@@ -83,7 +86,8 @@ def refusal(
     own = _error_of(text)
     message = said(own or text)
     trace = headers.get("x-ds-trace-id")
-    if status == 402 or (status == 429 and OF_MONEY.search(text)):
+    # JSON may spell a letter as an escape, so the message is searched as well.
+    if status == 402 or (status == 429 and OF_MONEY.search(f"{text} {message}")):
         return empty(f"{status}, {message}", nearly=status == 429, trace=trace)
     wait = _seconds(headers.get("retry-after"))
     kind, advice = _advice(status, wait, headers.get("location"))
@@ -107,6 +111,8 @@ def unreached(host: str, name: str, reason: str) -> DeepSeekError:
             "The certificate is not trusted: is a proxy between? Its certificate belongs into "
             "the system's store, or into the file that SSL_CERT_FILE names."
         )
+    elif name == "UnsupportedProtocol":
+        advice = "Write the address in DEEPSEEK_BASE_URL with https:// (or http://) in front."
     elif re.search(r"name or service|nodename|getaddrinfo|name resolution", reason, re.IGNORECASE):
         advice = "The name was not found: is the network up, and DEEPSEEK_BASE_URL right?"
     else:
@@ -185,7 +191,7 @@ def _cut_short(finish_reason: str | None) -> DeepSeekError | None:
 def _json_verdict(answer: Answer) -> DeepSeekError | None:
     try:
         answer.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         cut = (
             " because it was cut at --max-tokens; raise it"
             if answer.finish_reason == "length"
@@ -250,6 +256,13 @@ def _error_of(text: str) -> Any:
     """Give the `error` member of a JSON body, else None."""
     data = parsed(text)
     return data.get("error") if isinstance(data, Mapping) else None
+
+
+def _status_in(error: Any) -> int | None:
+    """Give the HTTP status that an error inside a stream names as its `code` or `status`."""
+    named = [error.get("code"), error.get("status")] if isinstance(error, Mapping) else []
+    codes = (str(name) for name in named)
+    return next((int(code) for code in codes if re.fullmatch("[345][0-9]{2}", code)), None)
 
 
 def _a_page(text: str) -> str:

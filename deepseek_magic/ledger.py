@@ -16,11 +16,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Context, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from .store import BUSY_SECONDS, READ_SECONDS, File, Statement, Step, finished, storable
+from .wire import EXACT
 
 Keep = Literal["all", "figures", "nothing"]
 State = Literal["sent", "done", "unusable", "partial", "interrupted", "refused", "failed"]
@@ -29,9 +30,6 @@ T = TypeVar("T")
 
 PLACES = 12
 """Costs are whole multiples of 10 ** -12 in the file, so that SQLite adds them exactly."""
-
-EXACT = Context(prec=50)
-"""Money is counted in this; the user's own decimal context may round to four digits."""
 
 
 @dataclass(frozen=True, slots=True)

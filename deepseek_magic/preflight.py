@@ -6,10 +6,13 @@ Each check takes a request and gives the reason not to send it, or None.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+from numbers import Real
+from typing import Any
 
-from .errors import DeepSeekError, InvalidOption, KeyInText
-from .wire import THINK_LEVELS, Key, Request
+from .errors import DeepSeekError, InvalidOption, KeyInText, one_line
+from .wire import THINK_LEVELS, Key, Request, question
 
 MAX_TOKENS = 393_216
 """The API's own bound on thinking and answer together (api-docs.deepseek.com/api/list-models)."""
@@ -25,6 +28,75 @@ LIKE_A_KEY = re.compile(
     r"|xox[abprs]-[A-Za-z0-9-]{20,}"
     r")|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
+
+
+def request_of(prompt: object, **settings: Any) -> Request:
+    """Put a prompt and its settings together into a request, as `wire.question` does.
+
+    Numbers of any library are taken. What is no text or no number where one
+    belongs raises `InvalidOption`, a setting that does not exist `TypeError`.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    read = {name: READERS[name](name, value) for name, value in given.items() if name in READERS}
+    return question(_text("prompt", prompt), **{**given, **read})
+
+
+def _unfit(name: str, value: object, wanted: str) -> InvalidOption:
+    shown = one_line(repr(value), 60)
+    return InvalidOption(f"`{name}` cannot be {shown}; it {wanted}. Nothing was sent.")
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise _unfit(name, value, "is a text")
+
+
+def _named(name: str, value: object) -> str:
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    raise _unfit(name, value, "is a name")
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, Real | Decimal) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            pass
+    raise _unfit(name, value, "is a number")
+
+
+def _whole(name: str, value: object) -> int:
+    if (number := _number(name, value)).is_integer():
+        return int(number)
+    raise _unfit(name, value, "is a whole number")
+
+
+def _stops(name: str, value: object) -> tuple[str, ...]:
+    rows = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    if all(isinstance(row, str) and row for row in rows):
+        return rows
+    raise _unfit(name, value, "is one text or several, none of them empty")
+
+
+def _yes_or_no(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise _unfit(name, value, "is True or False")
+
+
+READERS: dict[str, Callable[[str, object], Any]] = {
+    "model": _named,
+    "think": _text,
+    "system": _text,
+    "temperature": _number,
+    "top_p": _number,
+    "max_tokens": _whole,
+    "stop": _stops,
+    "json": _yes_or_no,
+}
+"""The settings of `wire.question`, and what reads each."""
 
 
 def like_a_key(text: str, own: Key | None = None) -> bool:

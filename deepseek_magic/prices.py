@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
+
+from .wire import EXACT
 
 if TYPE_CHECKING:
     from .wire import Usage
@@ -126,7 +128,8 @@ def cost(usage: Usage | None, price: Price | None) -> Decimal | None:
     )
     if hit is None or miss is None or out is None:
         return None
-    return (hit * price.hit + miss * price.miss + out * price.out) / PER
+    with localcontext(EXACT):
+        return (hit * price.hit + miss * price.miss + out * price.out) / PER
 
 
 def age(at: datetime) -> timedelta:

@@ -12,11 +12,11 @@ import logging
 import threading
 from dataclasses import replace
 from datetime import timedelta
-from decimal import Context, Decimal, localcontext
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Any
 
 from .errors import DeepSeekError
-from .wire import Balance, BalanceInfo
+from .wire import EXACT, Balance, BalanceInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("deepseek_magic")
 LAG = timedelta(minutes=30)
 """Until then a charge may be missing in a reading (measured: $1.34 settled after 30 minutes)."""
-EXACT = Context(prec=50)
-"""For sums of money; the notebook's own context may round."""
 
 
 class Purse:

@@ -215,7 +215,8 @@ _LINK = "color:#fff;background:#0969da;border-radius:4px;padding:.2em .8em;text-
 _CELL = (
     "padding:.15em .9em .15em 0;border:0;vertical-align:top;background:transparent;line-height:1.4"
 )
-_LEFT, _RIGHT = f"{_CELL};text-align:left", f"{_CELL};text-align:right;white-space:nowrap"
+_LEFT, _RIGHT = f"{_CELL};text-align:left", f"{_CELL};text-align:right"
+_SHORT = 32
 _NEW_TAB = MappingProxyType({"target": "_blank", "rel": "noopener noreferrer"})
 # White letters are readable on each of these, whatever the page behind them.
 _COLOURS: Mapping[State, str] = MappingProxyType(
@@ -530,13 +531,20 @@ def table_shown(
 
 
 def _table_row(tag: str, cells: Sequence[str], sides: Sequence[str]) -> _Markup:
-    line = "border-bottom:1px solid rgba(128,128,128,.5)" if tag == "th" else ""
-    styles = (f"{side};{line}" if line else side for side in sides)
+    line = ";border-bottom:1px solid rgba(128,128,128,.5)" if tag == "th" else ""
     return _el(
         "tr",
         "background:transparent",
-        *(_el(tag, style, cell) for style, cell in zip(styles, cells, strict=True)),
+        *(
+            _el(tag, f"{side}{_whole(cell)}{line}", cell)
+            for side, cell in zip(sides, cells, strict=True)
+        ),
     )
+
+
+def _whole(cell: str) -> str:
+    """Keep a date or a name on one line; where there is no room, the table scrolls."""
+    return ";white-space:nowrap" if len(cell) <= _SHORT else ""
 
 
 def _plain_table(rows: Sequence[Sequence[str]], right: frozenset[int]) -> str:

@@ -35,8 +35,8 @@ from .errors import (
 from .failures import verdict
 from .ledger import Asked, Keep, Ledger, Outcome, State
 from .prices import Price, cost, price
-from .purse import EXACT, Purse
-from .wire import Answer, Balance, Key, Request, Usage
+from .purse import Purse
+from .wire import EXACT, Answer, Balance, Key, Request, Usage
 
 if TYPE_CHECKING:
     import pandas as pd

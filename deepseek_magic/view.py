@@ -46,17 +46,11 @@ class View(Protocol):
         """Show nothing: no part of an answer came, and what follows says why."""
 
 
-def view_for(
-    shell: InteractiveShell, *, thinking: bool, again: bool = False, alone: bool = True
-) -> View:
-    """Give the view that fits the front end.
-
-    *again* replaces what the cell showed before; *alone* tells that the cell
-    shows nothing but this answer.
-    """
+def view_for(shell: InteractiveShell, *, thinking: bool, alone: bool = True) -> View:
+    """Give the view that fits the front end; *alone* tells that the cell shows nothing else."""
     if getattr(shell, "kernel", None) is None:
         return TerminalView()
-    return NotebookView(shell, thinking=thinking, again=again, alone=alone)
+    return NotebookView(shell, thinking=thinking, alone=alone)
 
 
 class TerminalView:
@@ -98,7 +92,6 @@ class NotebookView:
         shell: InteractiveShell,
         *,
         thinking: bool,
-        again: bool,
         alone: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -114,8 +107,6 @@ class NotebookView:
         self._carried = ""
         self._finished: list[str] | None = None
         self._finished_size = 0
-        if again:
-            self._publisher.clear_output(wait=True)
         self._open_display()
         self._draw(render.waiting_shown().html)
 
@@ -164,20 +155,27 @@ class NotebookView:
         ):
             self._draw(render.reasoning_html(answer.reasoning))
             self._open_display()
-        if len(answer.text) > WHOLE:
-            self._lay_aside(answer.text)
-        return self._draw(markdown.to_html(self._carried + answer.text[self._open_from :]))
+        above = self._lay_aside(answer.text) if len(answer.text) > WHOLE else None
+        sent = self._draw(markdown.to_html(self._carried + answer.text[self._open_from :]))
+        if above is not None:
+            # Last, so that nothing is gone for a moment: the page would scroll back.
+            self._draw(*above)
+        return sent
 
-    def _lay_aside(self, text: str) -> None:
-        """Move what is finished of the open display to the one above it."""
+    def _lay_aside(self, text: str) -> tuple[str, str] | None:
+        """Move what is finished of the open display to the one above it.
+
+        When the open one becomes a finished one, give what it is to be cut down to
+        and its name; the text after that goes into a new one below.
+        """
         rest = text[self._open_from :]
         cut, carried = max(0, markdown.settled(self._carried + rest) - len(self._carried)), ""
         if not cut and len(rest) > OPEN:
             cut = (rest.rfind("\n", 0, OPEN) + 1) or (rest.rfind(" ", 0, OPEN) + 1) or OPEN
             carried = markdown.carried(self._carried + rest[:cut])
         if not cut:
-            return
-        html = markdown.to_html(self._carried + rest[:cut])
+            return None
+        html, above = markdown.to_html(self._carried + rest[:cut]), None
         room = max(WHOLE // 2, self._open_from // 10)
         if self._finished is not None and self._finished_size + cut <= room:
             self._finished.append(html)
@@ -185,10 +183,14 @@ class NotebookView:
             self._draw("".join(self._finished), self._displays[-2])
         else:
             self._finished, self._finished_size = [html], cut
-            self._draw(html)
+            if self._fresh:
+                self._draw(html)
+            else:
+                above = html, self._displays[-1]
             self._open_display()
         self._open_from += cut
         self._carried = carried
+        return above
 
     def _open_display(self) -> None:
         self._displays.append(uuid.uuid4().hex)

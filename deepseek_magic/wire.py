@@ -7,12 +7,21 @@ None means "not known", never zero.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import (
+    ROUND_HALF_EVEN,
+    Context,
+    Decimal,
+    DivisionByZero,
+    InvalidOperation,
+    Overflow,
+    localcontext,
+)
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, Self, get_args
 
 Role = Literal["system", "user", "assistant"]
 Think = Literal["off", "low", "high", "max"]
@@ -26,15 +35,53 @@ SHORT_NAMES: Mapping[str, str] = MappingProxyType(
 
 ASK_FOR_JSON = 'Answer with one JSON object, such as {"answer": "…"}, and nothing else.'
 
+EXACT = Context(
+    prec=50, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation, DivisionByZero, Overflow]
+)
+"""For sums of money; the notebook's own context may round."""
 
-@dataclass(frozen=True, slots=True)
+NAME_CHARACTERS = 200
+"""How much of a model's name or of a reason to stop is kept."""
+
+
 class Key:
-    """An API key that does not show itself: its text is only in `reveal()`."""
+    """An API key that does not show itself: its text is only in `reveal()`.
 
-    _text: str = field(repr=False)
+    It cannot be changed or pickled, and a copy of it is itself.
+    """
+
+    __slots__ = ("_text",)
+    _text: str
+
+    def __init__(self, text: str) -> None:
+        object.__setattr__(self, "_text", text)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("A key cannot be changed; make another: Key(…)")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("A key cannot be changed; make another: Key(…)")
 
     def __repr__(self) -> str:
         return "Key('…')"
+
+    def __eq__(self, other: object) -> bool:
+        return other._text == self._text if isinstance(other, Key) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((Key, self._text))
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A key is not pickled, as its text would stand in a file or a message")
+
+    def __reduce_ex__(self, _: object) -> NoReturn:
+        self.__reduce__()
 
     def reveal(self) -> str:
         """Give the key itself, for the header of a request and nothing else."""
@@ -133,6 +180,23 @@ def _text(value: object) -> str:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
+def _content(value: object) -> str:
+    """Read a text that some relays send as a list of parts."""
+    if isinstance(value, list):
+        return "".join(_text(_mapping(part).get("text")) for part in value)
+    return _text(value)
+
+
+def _name(value: object) -> str | None:
+    return _text(value)[:NAME_CHARACTERS] or None
+
+
+def _first(choices: object) -> Mapping[str, Any]:
+    """Give the choice of index 0: one answer was asked for, and further ones are left out."""
+    rows = map(_mapping, choices if isinstance(choices, list) else ())
+    return next((row for row in rows if row.get("index") in (0, None)), {})
+
+
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
@@ -169,6 +233,8 @@ class Usage:
             miss = prompt - hit
         if prompt is not None and miss is not None and hit is None and miss <= prompt:
             hit = prompt - miss
+        if hit is not None and miss is not None and hit + miss != prompt:
+            hit = miss = None  # they contradict each other, so the cost is not known
         details = _mapping(data.get("completion_tokens_details"))
         return cls(prompt, completion, hit, miss, _count(details, "reasoning_tokens"))
 
@@ -193,17 +259,15 @@ class Piece:
     @classmethod
     def read(cls, chunk: Mapping[str, Any]) -> Piece:
         """Read one chunk; usage may be on any, and `choices` may be empty."""
-        choices = chunk.get("choices")
-        choice = _mapping(choices[0]) if isinstance(choices, list) and choices else {}
+        choice = _first(chunk.get("choices"))
         # A relay that does not stream sends `message` where a stream has `delta`.
         delta = _mapping(choice.get("delta") or choice.get("message"))
-        model, finish = chunk.get("model"), choice.get("finish_reason")
         return cls(
-            content=_text(delta.get("content")),
-            reasoning=_text(delta.get("reasoning_content")),
-            finish_reason=finish if isinstance(finish, str) else None,
+            content=_content(delta.get("content")),
+            reasoning=_content(delta.get("reasoning_content")),
+            finish_reason=_name(choice.get("finish_reason")),
             usage=Usage.read(chunk.get("usage")),
-            model=model if isinstance(model, str) else None,
+            model=_name(chunk.get("model")),
         )
 
 
@@ -232,18 +296,21 @@ class Answer:
         return f"Answer({start!r}, {self.model}, {self.finish_reason or 'unfinished'})"
 
     def plus(self, piece: Piece) -> Answer:
-        """Give the answer with one more *piece* at its end."""
+        """Give the answer with one more *piece* at its end; usage without a count says nothing."""
         return replace(
             self,
             text=self.text + piece.content,
             reasoning=self.reasoning + piece.reasoning,
             model=piece.model or self.model,
-            usage=piece.usage or self.usage,
+            usage=self.usage if piece.usage in (None, Usage()) else piece.usage,
             finish_reason=piece.finish_reason or self.finish_reason,
         )
 
     def json(self) -> Any:
-        """Parse the text as JSON; a `ValueError` says where it is not."""
+        """Parse the text as JSON; a `ValueError` says where it is not.
+
+        JSON that is nested some thousand deep raises `RecursionError`.
+        """
         return json.loads(self.text)
 
 
@@ -271,6 +338,15 @@ class BalanceInfo:
     topped_up: Decimal | None = None
 
 
+def _info(row: Mapping[str, Any]) -> BalanceInfo | None:
+    """Read the row of one currency; None when it names none."""
+    currency = row.get("currency")
+    if not (isinstance(currency, str) and re.fullmatch("[A-Z]{3}", currency)):
+        return None
+    parts = ("total", "granted", "topped_up")
+    return BalanceInfo(currency, *(amount(row.get(f"{part}_balance")) for part in parts))
+
+
 @dataclass(frozen=True, slots=True)
 class Balance:
     """A reading of `GET /user/balance`, and what has been spent since.
@@ -283,37 +359,39 @@ class Balance:
     infos: Mapping[str, BalanceInfo] = field(default_factory=dict)
     read_at: datetime | None = None
     spent_since: Decimal = Decimal(0)
-    """Recorded after `read_at`, in the account's currency."""
+    """Spent and not yet in the figure, in the account's currency."""
+    prefers: str | None = None
+    """The currency that the account is known to be billed in."""
 
     @classmethod
     def read(cls, data: object, at: datetime) -> Balance:
-        """Read the body of the endpoint; what cannot be read is None or left out."""
+        """Read the body of the endpoint; what cannot be read is None or left out.
+
+        Two rows of one currency that differ leave its amounts unknown.
+        """
         body = _mapping(data)
         rows = body.get("balance_infos")
-        infos = {}
+        infos: dict[str, BalanceInfo] = {}
         for row in rows if isinstance(rows, list) else []:
-            entry = _mapping(row)
-            if isinstance(currency := entry.get("currency"), str):
-                infos[currency] = BalanceInfo(
-                    currency,
-                    *(
-                        amount(entry.get(f"{part}_balance"))
-                        for part in ("total", "granted", "topped_up")
-                    ),
-                )
+            if (info := _info(_mapping(row))) is not None:
+                name = info.currency
+                infos[name] = info if infos.get(name, info) == info else BalanceInfo(name, None)
         available = body.get("is_available")
         return cls(available if isinstance(available, bool) else None, infos, at)
 
     @property
     def currency(self) -> str | None:
-        """The account's currency: the one that holds most money, else the first."""
+        """The account's currency: the one it is billed in, else the one that holds most money."""
+        if self.prefers in self.infos:
+            return self.prefers
         return max(self.infos, key=lambda name: self.infos[name].total or 0, default=None)
 
     @property
     def effective(self) -> Decimal | None:
         """What is left to spend, in `currency`: the reading less what was spent since."""
         total = self.infos[self.currency].total if self.currency else None
-        return None if total is None else max(total - self.spent_since, Decimal(0))
+        with localcontext(EXACT):
+            return None if total is None else max(total - self.spent_since, Decimal(0))
 
     def state(self, warn_below: Mapping[str, Decimal]) -> State:
         """Tell the state in one word; *warn_below* maps a currency to the low mark."""

@@ -73,7 +73,6 @@ class Workspace:
         self._own: Session | None = None
         self._problem_told: str | None = None
         self._standing: dict[str, list[NoticeControls | BalanceWidget]] = {}
-        self._again = False
 
     # -- asking -------------------------------------------------------------------
 
@@ -87,9 +86,8 @@ class Workspace:
             raise refusal
         self.session.timeout = self.settings.timeout
         cell = current_cell(self.shell)
-        again, self._again = self._again, False
         thinking, alone = self.settings.thinking, _is_all(cell)
-        view = view_for(self.shell, thinking=thinking, again=again, alone=alone)
+        view = view_for(self.shell, thinking=thinking, alone=alone)
         try:
             return self._show(view, request, cell)
         except OutOfMoney as error:
@@ -158,15 +156,15 @@ class Workspace:
         self._standing.setdefault(place, []).append(widget)
 
     def clear_cell(self, info: ExecutionInfo) -> None:
-        """Take away the widgets that stand in a cell which runs again (`pre_run_cell`).
+        """Take away what stands in a cell which runs again (`pre_run_cell`).
 
-        A page clears a cell that is run by hand, but not one that `Rerun` runs:
-        there the first answer does it, and those after it in the same run do not.
+        A page clears a cell that is run by hand, but not one that `Rerun` runs.
         """
         for widget in self._standing.pop(getattr(info, "cell_id", None) or "", ()):
             widget.close()
         cell = current_cell(self.shell)
-        self._again = cell is not None and cell.replayed
+        if cell is not None and cell.replayed:
+            self.shell.display_pub.clear_output()
 
     # -- money --------------------------------------------------------------------
 

@@ -9,9 +9,10 @@ import logging
 import re
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from decimal import Decimal
 from itertools import pairwise
 from types import ModuleType
@@ -34,11 +35,12 @@ from deepseek_magic.errors import (
     RequestRefused,
     ServerFailure,
     TooManyRequests,
+    UnusableAnswer,
     WrongKey,
 )
-from deepseek_magic.failures import NOT_SENT
+from deepseek_magic.failures import NOT_SENT, verdict
 from deepseek_magic.sandbox import Reply, Sandbox
-from deepseek_magic.wire import Key, Piece, question
+from deepseek_magic.wire import Answer, Key, Piece, question
 
 SECRET = "sk-5ec3e75ec3e75ec3e75ec3e75ec3e70"
 EMPTY = {
@@ -90,7 +92,7 @@ class Raw:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            with connection:
+            with connection, suppress(OSError):  # the client may leave in the middle
                 self.seen.append(_request(connection))
                 connection.sendall(self.replies.pop(0) if self.replies else b"")
                 while self.stay and connection.recv(1024):
@@ -246,6 +248,23 @@ def test_what_is_no_event_is_bounded() -> None:
 
     assert list(events.read([b"<p>\n"] * 100_000)) == []
     assert 65_536 <= len(events.rest) <= 2 * 65_536
+
+
+def test_a_long_line_is_looked_at_once() -> None:
+    """A line that arrives in very many parts is put together without starting over."""
+    events = Events()
+    parts = [b"data: "] + [b"x" * 100] * 100_000 + [b"\n\n"]
+
+    (found,) = events.read(parts)
+
+    assert len(found) == 10_000_000
+
+
+def test_comments_without_end_are_no_event() -> None:
+    """Keep-alives that no blank line follows can go on for as long as the API likes."""
+    comments = [b": keep-alive" * 1000 + b"\n"] * 2000
+
+    assert list(Events().read([*comments, b"data: a\n\n"])) == ["a"]
 
 
 # -- the table of exceptions ----------------------------------------------------------
@@ -439,6 +458,78 @@ def test_a_refusal_has_its_status(api: Sandbox, client: Client, status: int) -> 
     assert (error.status, error.retry_after) == (status, 3.0)
 
 
+CUT = b'{"error": {"message": "Insufficient Balance", "type'
+BODIES = [
+    b"content-length: 500\r\n\r\n" + CUT,
+    b"content-encoding: gzip\r\ncontent-length: 4\r\n\r\nnone",
+    b"transfer-encoding: chunked\r\n\r\nno chunk",
+    b"transfer-encoding: chunked\r\n\r\n33\r\n" + CUT,
+    b"content-length: 9000000\r\n\r\n" + b"x" * 9_000_000,
+]
+
+
+@pytest.mark.parametrize("stay", [False, True])
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize(
+    ("status", "expected"), [("402 No", InsufficientBalance), ("401 No", WrongKey)]
+)
+def test_refusals_whose_body_breaks(
+    status: str, expected: type[DeepSeekError], body: bytes, stay: bool
+) -> None:
+    """The status of a refusal counts, whether its body is whole, broken, endless or never comes."""
+    reply = f"HTTP/1.1 {status}\r\nx-ds-trace-id: t-1\r\n".encode() + body
+    with saying(reply, reply, stay=stay) as server:
+        client = Client(Key(SECRET), server.url)
+        errors = [ask(client)[1], failure(client.balance)]
+        client.close()
+
+    for error in errors:
+        assert type(error) is expected
+        assert "Nothing was billed" in check_line(error)
+        assert error.trace_id == "t-1"
+
+
+def test_a_refusal_that_drips() -> None:
+    """A refusal whose body comes byte by byte is told long before its end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sent = []
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                _request(connection)
+                connection.sendall(b"HTTP/1.1 402 No\r\ncontent-length: 1000\r\n\r\n")
+                for _ in range(1000):
+                    connection.sendall(b"x")
+                    sent.append(1)
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        port = listener.getsockname()[1]
+        _, error = ask(Client(Key(SECRET), f"http://127.0.0.1:{port}"))
+        thread.join()
+
+    assert type(error) is InsufficientBalance
+    assert len(sent) < 500
+
+
+def test_want_of_money_in_escapes(api: Sandbox, client: Client) -> None:
+    """The 429 for want of money is known however JSON spells its letters."""
+    api.script(Reply(status=429, body='{"error": {"message": "t\\u006fp up your acc\\u006funt"}}'))
+
+    assert type(ask(client)[1]) is InsufficientBalance
+
+
+def test_an_answer_nested_too_deep() -> None:
+    """JSON that is nested too deep to be read is no usable answer, and no other error."""
+    answer = Answer("[" * 100_000 + "]" * 100_000, finish_reason="stop")
+
+    found = verdict(question("List.", json=True), answer)
+
+    assert type(found) is UnusableAnswer
+
+
 def test_an_empty_account() -> None:
     """The account's own 402 is `InsufficientBalance`, after a single request."""
     with Sandbox(balance="0") as api:
@@ -484,6 +575,69 @@ def test_a_server_that_repeats_the_key(api: Sandbox, status: int, before: str) -
     assert SECRET[:12] not in line
 
 
+ESCAPED = "".join(f"\\u{ord(letter):04x}" for letter in SECRET)
+"""The key as JSON may spell it."""
+
+
+@pytest.mark.parametrize("spelt", [SECRET, ESCAPED])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        response(b'{"error": {"message": "the key KEY is odd"}}', status="401 No"),
+        response(b'{"error": {"message": "the key KEY is odd"}}', "application/json"),
+        response(b'data: {"error": {"message": "the key KEY is odd"}}\n\n'),
+        response(b'data: {"error": {"message": "the key KEY is odd"}\n\n'),
+        response(
+            b'data: {"choices": [{"delta": {"content": "KEY", "reasoning_content": "KEY"}}]}\n\n'
+        ),
+        response(b'data: {"model": "KEY", "choices": [{"finish_reason": "KEY"}]}\n\n'),
+        response(b'{"model": "KEY", "choices": [{"message": {"content": "KEY"}}]}'),
+    ],
+)
+def test_a_key_in_any_spelling(reply: bytes, spelt: str) -> None:
+    """A key that a server repeats is not shown, neither in an answer nor anywhere in an error."""
+    with saying(reply.replace(b"KEY", spelt.encode())) as server:
+        pieces, error = ask(Client(Key(SECRET), server.url))
+
+    assert SECRET not in repr(pieces)
+    if error is not None:
+        check_line(error)
+        assert error.__cause__ is error.__context__ is None
+
+
+def test_a_key_in_a_balance_or_a_list(api: Sandbox, client: Client) -> None:
+    """A key is taken out of the list of models too, however it is spelt there."""
+    spelt = "".join(f"\\u{ord(letter):04x}" for letter in api.api_key)
+    api.script(
+        Reply(body=f'{{"data": [{{"id": "a {spelt}", "name": "{spelt}"}}]}}'), path="/models"
+    )
+
+    assert client.models() == [Model("a …", "…")]
+
+
+@pytest.mark.parametrize("key", ["e", "1", "test", "EMPTY"])
+def test_a_key_that_is_a_word(key: str) -> None:
+    """A short key, as relays of one's own take it, is no reason to change an answer."""
+    chunk = words("1 test is EMPTY", "stop")
+    with saying(response(chunk + b"data: [DONE]\n\n")) as server:
+        pieces, error = ask(Client(Key(key), server.url))
+
+    assert (text(pieces), error) == ("1 test is EMPTY", None)
+    assert f"Bearer {key}".encode() in server.seen[0]
+
+
+def test_the_key_is_not_kept_by_the_libraries(api: Sandbox, client: Client) -> None:
+    """The clients of the libraries below do not hold the key; each request gets it."""
+    client.balance()
+    pieces = list(client.stream(question("Why?")))
+
+    assert pieces
+    assert client._openai is not None
+    assert client._httpx is not None
+    assert api.api_key not in f"{vars(client._openai)} {client._openai.auth_headers}"
+    assert api.api_key not in f"{vars(client._httpx)} {client._httpx.headers.raw}"
+
+
 # -- what comes with status 200 and is no answer --------------------------------------
 
 NO_ANSWERS: list[tuple[bytes, type[DeepSeekError], str]] = [
@@ -510,6 +664,25 @@ NO_ANSWERS: list[tuple[bytes, type[DeepSeekError], str]] = [
     (response(event(**wrong("slow", "rate_limit_error"))), TooManyRequests, "slow"),
     (response(event(**wrong("no such model"))), BadRequest, "no such model"),
     (response(event(error=["odd", 1])), ServerFailure, "odd"),
+    (response(event(error={"message": "no", "code": 402})), InsufficientBalance, "Top up"),
+    (response(event(error={"message": "no", "code": "402"})), InsufficientBalance, "Top up"),
+    (response(event(error={"message": "no", "status": 402})), InsufficientBalance, "Top up"),
+    (response(event(error={"message": "no", "code": 401})), WrongKey, "login"),
+    (response(event(error={"message": "slow", "code": 429})), TooManyRequests, "slow"),
+    (response(event(error={"message": "odd", "code": 40_200})), ServerFailure, "odd"),
+    (
+        response(b'{"error": {"message": "Insufficient\\u0020Balance"}}', "application/json"),
+        InsufficientBalance,
+        "Top up",
+    ),
+    (response(b"data: " + b"9" * 5000 + b"\n\n"), BrokenAnswer, "cannot be read"),
+    (response(b'{"a": "' + b"x" * 9_000_000), BrokenAnswer, "more than 8 MiB"),
+    (response(b"data: " + b"x" * 17_000_000), BrokenAnswer, "more than 16 MiB"),
+    (
+        response(b"data: " + b"x" * 9_000_000 + b"\ndata: " + b"x" * 9_000_000),
+        BrokenAnswer,
+        "16 MiB",
+    ),
     (b"", BrokenAnswer, "broke off"),
     (b"HTTP/1.1 200 OK\r\ncontent-le", BrokenAnswer, "broke off"),
     (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", BrokenAnswer, "broke off"),
@@ -539,6 +712,7 @@ BROKEN: list[tuple[bytes, type[DeepSeekError], str]] = [
     (event(**EMPTY), InsufficientBalance, "may have been billed"),
     (event(error="insufficient_balance"), InsufficientBalance, "may have been billed"),
     (event(error="engine failure"), BrokenAnswer, "engine failure"),
+    (event(error={"message": "no", "code": 402}), InsufficientBalance, "may have been billed"),
     (event(**wrong("slow", "rate_limit_error")), BrokenAnswer, "slow"),
 ]
 
@@ -585,6 +759,26 @@ def test_a_relay_that_does_not_stream() -> None:
 
     assert error is None
     assert pieces == [Piece("Hi", finish_reason="stop")]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "text/html"])
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"\n\n \n", b": hello\n\n"])
+def test_a_stream_under_another_name(kind: str, before: bytes) -> None:
+    """A stream is read as one whatever its header and its first bytes are."""
+    with saying(response(before + WHOLE, kind)) as server:
+        pieces, error = ask(Client(Key(SECRET), server.url))
+
+    assert (text(pieces), error) == ("Hi", None)
+
+
+@pytest.mark.parametrize("before", [b"", b"\n\n\n", b"\xef\xbb\xbf"])
+def test_an_object_under_another_name(before: bytes) -> None:
+    """An answer in one object is taken under the header of a stream, too."""
+    whole = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}
+    with saying(response(before + json.dumps(whole, indent=1).encode())) as server:
+        pieces, error = ask(Client(Key(SECRET), server.url))
+
+    assert (text(pieces), error) == ("Hi", None)
 
 
 def test_a_trace_of_a_broken_answer(api: Sandbox, client: Client) -> None:
@@ -696,6 +890,21 @@ def test_addresses_that_are_none(url: str) -> None:
     for error in (ask(Client(Key(SECRET), url))[1], failure(Client(Key(SECRET), url).balance)):
         assert type(error) is ConnectionFailed
         assert "Nothing was billed" in check_line(error)
+
+
+@pytest.mark.parametrize("url", ["localhost:8765", "api.deepseek.com/v1", "", "ftp://x"])
+def test_an_address_without_its_scheme(url: str) -> None:
+    """An address without https:// says what is missing."""
+    for error in (ask(Client(Key(SECRET), url))[1], failure(Client(Key(SECRET), url).balance)):
+        assert "DEEPSEEK_BASE_URL with https://" in check_line(error)
+
+
+def test_blanks_around_an_address(api: Sandbox) -> None:
+    """Blanks that were copied along with an address do no harm."""
+    client = Client(Key(api.api_key), f" {api.base_url}/\n")
+
+    assert client.balance().effective == 5
+    assert ask(client)[1] is None
 
 
 def test_no_tls_where_it_is_expected(api: Sandbox) -> None:
@@ -889,6 +1098,8 @@ def test_odd_balances(
         (Reply(body=""), ConnectionFailed),
         (Reply(body=b"\xff"), ConnectionFailed),
         (Reply(body="[" * 100_000), ConnectionFailed),
+        (Reply(body="9" * 5000), ConnectionFailed),
+        (Reply(body='{"data": "' + "x" * 2_000_000 + '"}'), ConnectionFailed),
         (Reply(then="garbage"), ConnectionFailed),
         (Reply(then="close"), ConnectionFailed),
         (Reply(then="reset"), ConnectionFailed),
@@ -929,6 +1140,52 @@ def test_odd_lists_of_models(api: Sandbox, client: Client, body: str) -> None:
     api.script(Reply(body=body), path="/models")
 
     assert client.models() == []
+
+
+# -- one connection for many questions ------------------------------------------------
+
+
+def test_the_next_question_needs_no_new_connection() -> None:
+    """An answer whose body ends leaves its connection to the next question."""
+    answer = f"{len(WHOLE):x}\r\n".encode() + WHOLE + b"\r\n"
+    head = (
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asked = []
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                for end in ([b"0\r\n\r\n"], [b"", b"0\r\n", b"\r\n"]):
+                    asked.append(_request(connection))
+                    connection.sendall(head + answer + end[0])
+                    for more in end[1:]:
+                        time.sleep(0.01)
+                        connection.sendall(more)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        client = Client(Key(SECRET), f"http://127.0.0.1:{listener.getsockname()[1]}")
+        found = [text(list(client.stream(question("Why?")))) for _ in range(2)]
+        client.close()
+        thread.join()
+
+    assert found == ["Hi", "Hi"]
+    assert len(asked) == 2
+
+
+def test_an_end_that_does_not_come_is_not_waited_for() -> None:
+    """A body without its end, or with more and more behind it, does not hold the answer up."""
+    head = response(b"").replace(b"connection: close", b"transfer-encoding: chunked")
+    answer = f"{len(WHOLE):x}\r\n".encode() + WHOLE + b"\r\n"
+    with saying(*[head + answer] * 2, stay=True) as server:
+        client = Client(Key(SECRET), server.url)
+        found = [text(list(client.stream(question("Why?"), idle=100))) for _ in range(2)]
+        client.close()
+
+    assert found == ["Hi", "Hi"]
+    assert len(server.seen) == 2
 
 
 # -- many at once, and what is written in logs ----------------------------------------

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import UserString
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from math import inf, nan
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deepseek_magic.errors import InvalidOption, KeyInText
-from deepseek_magic.preflight import like_a_key, refusal, remarks
+from deepseek_magic.preflight import like_a_key, refusal, remarks, request_of
 from deepseek_magic.wire import Key, Message, Request, question
 
 OWN = Key("a-company-relay-key")
@@ -162,3 +166,70 @@ def test_the_first_reason_counts() -> None:
     request = replace(question(""), temperature=9.0)
 
     assert "no question" in str(refusal(request)).lower()
+
+
+@pytest.mark.parametrize(
+    ("settings", "plain"),
+    [
+        ({"max_tokens": np.int64(500)}, {"max_tokens": 500}),
+        ({"max_tokens": Decimal(500)}, {"max_tokens": 500}),
+        ({"max_tokens": 500.0}, {"max_tokens": 500}),
+        ({"temperature": np.float32(0.5)}, {"temperature": 0.5}),
+        (
+            {"temperature": Decimal("0.5"), "top_p": Fraction(1, 2)},
+            {"temperature": 0.5, "top_p": 0.5},
+        ),
+        ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
+        ({"model": None, "think": None, "stop": None, "json": None}, {}),
+    ],
+)
+def test_values_of_other_libraries(settings: dict[str, Any], plain: dict[str, Any]) -> None:
+    """Numbers of any library are sent as plain ones, and None leaves the default."""
+    found = request_of("Why?", **settings)
+
+    assert found == question("Why?", **plain)
+    for name in ("max_tokens", "temperature", "top_p"):
+        assert type(getattr(found, name)) in (int, float, type(None))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "name"),
+    [
+        (None, {}, "prompt"),
+        (5, {}, "prompt"),
+        (UserString("Why?"), {}, "prompt"),
+        ("Why?", {"system": 5}, "system"),
+        ("Why?", {"model": ""}, "model"),
+        ("Why?", {"model": 5}, "model"),
+        ("Why?", {"think": True}, "think"),
+        ("Why?", {"think": ["low"]}, "think"),
+        ("Why?", {"max_tokens": "500"}, "max_tokens"),
+        ("Why?", {"max_tokens": 1.5}, "max_tokens"),
+        ("Why?", {"max_tokens": True}, "max_tokens"),
+        ("Why?", {"max_tokens": nan}, "max_tokens"),
+        ("Why?", {"max_tokens": inf}, "max_tokens"),
+        ("Why?", {"max_tokens": 10**400}, "max_tokens"),
+        ("Why?", {"max_tokens": Decimal("sNaN")}, "max_tokens"),
+        ("Why?", {"temperature": "warm"}, "temperature"),
+        ("Why?", {"temperature": False}, "temperature"),
+        ("Why?", {"top_p": []}, "top_p"),
+        ("Why?", {"stop": ""}, "stop"),
+        ("Why?", {"stop": ["a", ""]}, "stop"),
+        ("Why?", {"stop": 5}, "stop"),
+        ("Why?", {"stop": b"a"}, "stop"),
+        ("Why?", {"json": "yes\nor no" * 100}, "json"),
+    ],
+)
+def test_values_that_do_not_fit(prompt: Any, settings: dict[str, Any], name: str) -> None:
+    """A value of the wrong kind is named in one line before anything is sent."""
+    with pytest.raises(InvalidOption, match=f"^`{name}` cannot be .* Nothing was sent") as caught:
+        request_of(prompt, **settings)
+
+    assert len(str(caught.value)) < 200
+    assert str(caught.value).isprintable()
+
+
+def test_a_setting_that_does_not_exist() -> None:
+    """A misspelt setting is a `TypeError`, as for any function."""
+    with pytest.raises(TypeError, match="temprature"):
+        request_of("Why?", temprature=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 
 import pytest
 from hypothesis import given
@@ -198,3 +198,14 @@ def test_prices_of_a_day() -> None:
         for hours in ("off-peak", "peak")
     ]
     assert all(isinstance(row, Price) for row in found)
+
+
+def test_a_cost_is_exact_in_every_context() -> None:
+    """The cost of an answer does not depend on how precisely the notebook reckons."""
+    at = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    usage = Usage(1_234_567, 7_654_321, 234_567, 1_000_000)
+    found = price("deepseek-flash", "CNY", at)
+    expected = cost(usage, found)
+
+    with localcontext(Context(prec=3)):
+        assert cost(usage, found) == expected

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import pickle
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 from typing import Any
 
 import pytest
@@ -52,6 +54,30 @@ def test_key_hides() -> None:
 
     assert "0123" not in f"{key} {key!r} {[key]}"
     assert key.reveal() == "sk-0123456789abcdef"
+
+
+def test_a_key_is_its_own_copy() -> None:
+    """Neither a copy of a key nor what it is a field of shows its text."""
+
+    @dataclasses.dataclass
+    class Holder:
+        key: Key
+
+    key = Key("sk-0123456789abcdef")
+
+    assert "0123" not in f"{dataclasses.asdict(Holder(key))} {copy.deepcopy([key])}"
+    assert copy.copy(key) is copy.deepcopy(key) is key
+    assert not dataclasses.is_dataclass(key)
+    assert {key} == {Key("sk-0123456789abcdef")} != {Key("sk-another")}
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_key_is_not_pickled(protocol: int) -> None:
+    """A key gets into no pickle, and the error says so without its text."""
+    with pytest.raises(TypeError, match="not pickled") as caught:
+        pickle.dumps([Key("sk-0123456789abcdef")], protocol)
+
+    assert "0123" not in str(caught.value)
 
 
 def test_short_names() -> None:
@@ -113,7 +139,7 @@ def test_system_comes_first() -> None:
 )
 def test_values_are_frozen(value: Any) -> None:
     """What has been sent or received cannot be changed afterwards."""
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         setattr(value, value.__slots__[0], None)
 
 
@@ -145,6 +171,15 @@ def test_values_are_frozen(value: Any) -> None:
         ),
         ({"prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 7}, Usage(11, None, 4, 7)),
         ({}, Usage()),
+        (
+            {
+                "prompt_tokens": 11,
+                "prompt_cache_hit_tokens": 4,
+                "prompt_cache_miss_tokens": 4,
+                "completion_tokens": 5,
+            },
+            Usage(11, 5),
+        ),
         ({"prompt_tokens": "11", "completion_tokens": 5.0}, Usage()),
         ({"prompt_tokens": -1, "completion_tokens": True}, Usage()),
         ({"prompt_tokens": 10**30}, Usage()),
@@ -187,6 +222,29 @@ def test_usage_adds_up(one: Usage, other: Usage) -> None:
         ({"choices": ["x"], "model": 5}, Piece()),
         ({"choices": [{"delta": [], "finish_reason": {}}]}, Piece()),
         ({}, Piece()),
+        (
+            {
+                "choices": [
+                    {"delta": {"content": [{"type": "text", "text": "a"}, {"text": "b"}, 5]}}
+                ]
+            },
+            Piece(content="ab"),
+        ),
+        (
+            {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "stop"}]},
+            Piece(),
+        ),
+        (
+            {"choices": [{"index": 1, "delta": {"content": "no"}}, {"delta": {"content": "a"}}]},
+            Piece(content="a"),
+        ),
+        ({"choices": [{"index": 0, "delta": {"content": "a"}}]}, Piece(content="a")),
+        ({"model": "m" * 5000}, Piece(model="m" * 200)),
+        ({"model": "", "choices": [{"finish_reason": ""}]}, Piece()),
+        (
+            {"model": "a\ud83d", "choices": [{"finish_reason": "b\ud83d"}]},
+            Piece(model="a?", finish_reason="b?"),
+        ),
     ],
 )
 def test_chunk_is_read(chunk: dict[str, Any], expected: Piece) -> None:
@@ -200,6 +258,13 @@ def test_usage_stays_whichever_chunk_brings_it() -> None:
     late = Piece.read({"choices": [{"delta": {"content": "x"}}], "usage": None})
 
     assert Answer().plus(early).plus(late).usage == Usage(3)
+
+
+def test_usage_without_a_count_says_nothing() -> None:
+    """An empty usage object on a later chunk does not take the counts away."""
+    answer = Answer(usage=Usage(3, 4))
+
+    assert answer.plus(Piece.read({"usage": {}})).usage == Usage(3, 4)
 
 
 def test_half_characters_are_replaced() -> None:
@@ -301,6 +366,45 @@ def test_the_order_of_currencies_does_not_matter(first: str) -> None:
 def test_states(read: Balance, state: str) -> None:
     """Fine, low, empty, unavailable and unknown are told apart; unknown is never empty."""
     assert read.state({"CNY": Decimal(5)}) == state
+
+
+def test_a_negative_balance_is_unknown() -> None:
+    """A balance below zero, which the API does not know, says nothing about what is left."""
+    read = balance(money("CNY", "-0.01"))
+
+    assert read.effective is None
+    assert read.state({}) == "unknown"
+
+
+def test_two_rows_that_contradict_each_other() -> None:
+    """Two different rows of one currency leave it unknown; a row that is there twice counts."""
+    assert balance(money("CNY", "3"), money("CNY", "4")).effective is None
+    assert balance(money("CNY", "3"), money("CNY", "4"), money("CNY", "4")).effective is None
+    assert balance(money("CNY", "3"), money("CNY", "3")).effective == 3
+
+
+@pytest.mark.parametrize("name", ["", "cny", "CN", "CNYX", "C\ud83dY", "CNY\n", "<b>"])
+def test_names_that_are_no_currency(name: str) -> None:
+    """A row whose currency is not three capital letters is left out."""
+    assert balance(money(name, "3.00")).infos == {}
+
+
+def test_the_currency_that_is_billed() -> None:
+    """The currency that an account is billed in goes before the one that holds more."""
+    read = balance(money("CNY", "9.00"), money("USD", "1.00"))
+
+    assert dataclasses.replace(read, prefers="USD").currency == "USD"
+    assert dataclasses.replace(read, prefers="EUR").currency == "CNY"
+
+
+def test_a_balance_is_exact_in_every_context() -> None:
+    """What is left does not depend on how precisely the notebook reckons."""
+    read = balance(money("CNY", "123456.78"))
+
+    with localcontext(Context(prec=3)):
+        assert dataclasses.replace(read, spent_since=Decimal("0.01")).effective == Decimal(
+            "123456.77"
+        )
 
 
 def test_effective_counts_what_was_spent_since() -> None:
