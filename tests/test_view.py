@@ -84,7 +84,7 @@ class Shell:
 def opened(*, thinking: bool = True, alone: bool = True) -> tuple[NotebookView, Page, Time]:
     page, clock = Page(), Time()
     shell: Any = Shell(page)
-    view = NotebookView(shell, thinking=thinking, again=False, alone=alone, clock=clock)
+    view = NotebookView(shell, thinking=thinking, alone=alone, clock=clock)
     return view, page, clock
 
 
@@ -257,7 +257,7 @@ def test_other_outputs_of_the_cell_stay(text: str) -> None:
     page, clock = Page(), Time()
     shell: Any = Shell(page)
     page.publish({"text/html": "<p>before</p>", "text/plain": "before"})
-    view = NotebookView(shell, thinking=True, again=False, alone=False, clock=clock)
+    view = NotebookView(shell, thinking=True, alone=False, clock=clock)
 
     answer = grow(view, clock, [Piece(reasoning="So."), *cut(text, 500)])
     view.end(answer, LINE, STAMP)
@@ -274,7 +274,7 @@ def test_other_outputs_of_the_cell_stay_without_an_answer() -> None:
     page = Page()
     shell: Any = Shell(page)
     page.publish({"text/html": "<p>before</p>", "text/plain": "before"})
-    view = NotebookView(shell, thinking=True, again=False, alone=False)
+    view = NotebookView(shell, thinking=True, alone=False)
 
     view.drop()
     page.publish({"text/html": "<p>after</p>", "text/plain": "after"})

@@ -65,7 +65,7 @@ def ours(text: str) -> tuple[Counter, float]:
     """Show *text* as the cell does; give what was sent and the seconds of work."""
     shell, now = Shell(), 0.0
     began = time.process_time()
-    view = NotebookView(shell, thinking=True, again=False, clock=lambda: now)  # type: ignore[arg-type]
+    view = NotebookView(shell, thinking=True, clock=lambda: now)  # type: ignore[arg-type]
     answer = Answer(model="deepseek-flash")
     for number in range(TOKENS):
         answer = answer.plus(Piece(text[round(number * TOKEN) : round((number + 1) * TOKEN)]))
