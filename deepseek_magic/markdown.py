@@ -313,7 +313,10 @@ def _blocks(tokens: Sequence[Token]) -> Iterator[str]:
 
 def _code(text: str) -> str:
     """Write a block of code. No class: some front ends run `mermaid` blocks by their class."""
-    return f'<pre style="overflow-x:auto"><code>{html.escape(text)}</code></pre>'
+    style = "white-space:pre"  # JupyterLab would break a line in the middle of a word
+    return (
+        f'<pre style="overflow-x:auto;{style}"><code style="{style}">{html.escape(text)}</code></pre>'
+    )
 
 
 def _tag(token: Token) -> str:

@@ -26,7 +26,8 @@ STYLES = {
     "text-align:left",
     "text-align:right",
     "text-align:center",
-    "overflow-x:auto",
+    "overflow-x:auto;white-space:pre",
+    "white-space:pre",
     "white-space:pre-wrap",
 }
 TAGS = {"a", "blockquote", "br", "code", "div", "em", "hr", "li", "ol", "p", "pre", "s", "span"}
@@ -177,7 +178,7 @@ def test_terminal_text(text: str, shown: str) -> None:
         ("---", "<hr>\n"),
         (
             "```python\na < b\n```",
-            '<pre style="overflow-x:auto"><code>a &lt; b\n</code></pre>\n',
+            '<pre style="overflow-x:auto;white-space:pre"><code style="white-space:pre">a &lt; b\n</code></pre>\n',
         ),
         (
             "|a|\n|-:|\n|1|",
