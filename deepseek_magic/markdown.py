@@ -313,10 +313,9 @@ def _blocks(tokens: Sequence[Token]) -> Iterator[str]:
 
 def _code(text: str) -> str:
     """Write a block of code. No class: some front ends run `mermaid` blocks by their class."""
-    style = "white-space:pre"  # JupyterLab would break a line in the middle of a word
-    return (
-        f'<pre style="overflow-x:auto;{style}"><code style="{style}">{html.escape(text)}</code></pre>'
-    )
+    # JupyterLab would break a line in the middle of a word.
+    pre, code = "overflow-x:auto;white-space:pre", "white-space:pre"
+    return f'<pre style="{pre}"><code style="{code}">{html.escape(text)}</code></pre>'
 
 
 def _tag(token: Token) -> str:

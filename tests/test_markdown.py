@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness.lab import Lab
 
 LINK = {"target": "_blank", "rel": "noopener noreferrer nofollow"}
+PRE = '<pre style="overflow-x:auto;white-space:pre"><code style="white-space:pre">'
 STYLES = {
     "text-align:left",
     "text-align:right",
@@ -178,7 +179,7 @@ def test_terminal_text(text: str, shown: str) -> None:
         ("---", "<hr>\n"),
         (
             "```python\na < b\n```",
-            '<pre style="overflow-x:auto;white-space:pre"><code style="white-space:pre">a &lt; b\n</code></pre>\n',
+            f"{PRE}a &lt; b\n</code></pre>\n",
         ),
         (
             "|a|\n|-:|\n|1|",

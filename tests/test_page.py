@@ -193,7 +193,7 @@ def test_a_long_answer_is_whole(opened: Callable[..., NotebookPage], api: Sandbo
     assert [f"x = {n}" in text for n in range(60)] == [True] * 60
     assert text.count("Some words") == 60
     assert seen == sorted(seen)
-    assert 0 < seen[len(seen) // 2] < 60
+    assert any(0 < count < 60 for count in seen), "it came all at once"
     assert len(saved.outputs) == 1
     assert "Thought for" in text
     assert "sixty parts. Let me" not in text
