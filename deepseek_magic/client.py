@@ -14,14 +14,14 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from . import failures
-from .errors import BrokenAnswer, ConnectionFailed, DeepSeekError, NoKey, one_line
-from .failures import host_of
+from .errors import ConnectionFailed, DeepSeekError, NoKey, one_line
+from .failures import LOOPBACK, host_of
 from .wire import Balance, Key, Piece, Request
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ WHOLE_SECONDS = 20.0
 """How long the body of a balance or of a list of models may take from its first byte."""
 REFUSAL_SECONDS = 1.0
 """How long the body of a refusal is waited for, from one byte to the next and in all."""
+ALIVE_SECONDS = 1200.0
+"""How long nothing but keep-alives is borne; the API itself gives up after ten minutes."""
 END_SECONDS = 0.2
 """How long the end of a body is waited for once the answer in it is whole."""
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 NO_EVENT_BYTES = 65_536
 REFUSAL_BYTES = 65_536
 DATA_BYTES = 2**20
@@ -134,6 +135,25 @@ class Model:
         )
 
 
+@dataclass(slots=True)
+class _Heard:
+    """What has come of an answer: the API's name for the exchange, whether any word, and when."""
+
+    trace: str | None = None
+    words: bool = False
+    last: float = field(default_factory=time.monotonic)
+    """When the last event came."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What an error is told with: the model, the silence that is borne, whether a word came."""
+
+    model: str | None = None
+    idle: float | None = None
+    words: bool = False
+
+
 class _Refused(Exception):  # an exception, to get past the library's own reading of it
     """A response whose status is no success, with as much of its body as came in a moment."""
 
@@ -168,28 +188,33 @@ class Client:
         self._httpx: httpx.Client | None = None
         self._lock = threading.Lock()
 
-    def stream(self, request: Request, *, idle: float = 300.0) -> Generator[Piece]:
+    def stream(
+        self, request: Request, *, idle: float = 300.0, alive: float = ALIVE_SECONDS
+    ) -> Generator[Piece]:
         """Send *request* and give what arrives, piece by piece, until the end is certain.
 
         *idle* is how many seconds the API may be silent, its keep-alives counting
-        as signs of life. A stream that ends without its end mark raises
+        as signs of life for up to *alive* seconds. A stream that ends without its end mark raises
         `BrokenAnswer`. Closing the generator closes the connection.
         """
-        trace: list[str] = []
+        heard = _Heard()
         try:
-            yield from self._asked(request.body(), idle, trace)
+            yield from self._asked(request.body(), idle, alive, heard)
         except DeepSeekError as error:
             found = error
         except Exception as error:  # noqa: BLE001  # whatever it is becomes one of ours
-            found = self.translate(error, paid=True)
+            asked = _Asked(request.model, idle, heard.words)
+            found = self.translate(error, paid=True, asked=asked)
         else:
             return
         # Raised here, it has no exception of the libraries, and so no key, as its context.
-        found.trace_id = found.trace_id or next(iter(trace), None)
+        found.trace_id = found.trace_id or heard.trace
         raise found
 
-    def _asked(self, body: dict[str, Any], idle: float, trace: list[str]) -> Generator[Piece]:
-        """Send *body* and give the pieces; the API's name for the exchange goes to *trace*."""
+    def _asked(
+        self, body: dict[str, Any], idle: float, alive: float, heard: _Heard
+    ) -> Generator[Piece]:
+        """Send *body* and give the pieces; *heard* keeps what they tell of the exchange."""
         chat = self._chat()
         with chat.chat.completions.with_streaming_response.create(
             model=body.pop("model"),
@@ -198,9 +223,14 @@ class Client:
             extra_body=body,
             timeout=_patience(idle),
         ) as response:
-            if name := self._scrub(response.headers.get("x-ds-trace-id") or ""):
-                trace.append(name)
-            yield from self._pieces(response)
+            heard.trace = self._scrub(response.headers.get("x-ds-trace-id") or "") or None
+            chunks = self._living(response.iter_bytes(), alive, heard)
+            yield from self._pieces(response, chunks, heard)
+
+    def warm(self) -> None:
+        """Load what reading the balance takes, so that the reading itself is quick."""
+        with suppress(Exception):  # the reading will tell
+            self._reader()
 
     def balance(self) -> Balance:
         """Read `GET /user/balance`, which lies at the root of the host."""
@@ -220,11 +250,14 @@ class Client:
                 client.close()
         self._openai = self._httpx = None
 
-    def translate(self, error: Exception, *, paid: bool) -> DeepSeekError:
+    def translate(
+        self, error: Exception, *, paid: bool, asked: _Asked | None = None
+    ) -> DeepSeekError:
         """Turn an exception of the libraries below into one of ours.
 
         *paid* tells that an answer to the request would have cost something.
         """
+        asked = asked or _Asked()
         if isinstance(error, DeepSeekError):
             return error
         cause = error.__cause__ if type(error).__name__.startswith("API") else None
@@ -234,12 +267,13 @@ class Client:
         if isinstance(refused, _Refused):
             headers = {name.lower(): self._scrub(text) for name, text in refused.headers.items()}
             text = self._freed_text(refused.text)
-            return failures.refusal(self.host, refused.status_code, text, headers, paid=paid)
+            status, model = refused.status_code, asked.model
+            return failures.refusal(self.host, status, text, headers, paid=paid, model=model)
         name = type(cause or error).__name__
-        reason = one_line(self._scrub(str(cause or error))) or name
+        reason = one_line(self._scrub(str(cause or error))).rstrip(".") or name
         if name in failures.NOT_SENT or not paid:
             return failures.unreached(self.host, name, reason)
-        return failures.broken(self.host, name, reason)
+        return failures.broken(self.host, name, reason, arrived=asked.words, idle=asked.idle)
 
     # -- how the libraries below are used ---------------------------------------
 
@@ -312,9 +346,15 @@ class Client:
 
     # -- what the API's answers are ------------------------------------------------
 
-    def _pieces(self, response: Any) -> Generator[Piece]:
-        """Read a response up to its end mark."""
-        chunks = response.iter_bytes()
+    def _living(self, chunks: Iterable[bytes], alive: float, heard: _Heard) -> Generator[bytes]:
+        """Give *chunks* as long as there is an event among them every *alive* seconds."""
+        for chunk in chunks:
+            if time.monotonic() - heard.last > alive:
+                raise failures.lingering(self.host, alive, arrived=heard.words)
+            yield chunk
+
+    def _pieces(self, response: Any, chunks: Iterable[bytes], heard: _Heard) -> Generator[Piece]:
+        """Read the *chunks* of a response up to its end mark."""
         start = next((more for chunk in chunks if (more := chunk.lstrip(BEFORE_A_BODY))), b"")
         chunks = chain([start], chunks)
         if start[:1] in (b"{", b"<"):  # whatever the header says of it
@@ -326,14 +366,13 @@ class Client:
             if event.strip() == "[DONE]":
                 _to_the_end(response, chunks)
                 return
-            piece = self._piece(event, begun=begun)
+            piece = self._piece(event, begun=begun, arrived=heard.words)
             begun = True
+            heard.words = heard.words or bool(piece.content or piece.reasoning)
             yield piece
+            heard.last = time.monotonic()  # the reader's own time does not count
         if begun:
-            raise BrokenAnswer(
-                f"{self.host} ended the answer without its end mark. What arrived is kept and may "
-                "be incomplete; it may have been billed. Run the cell again to ask anew."
-            )
+            raise failures.unended(self.host, arrived=heard.words)
         rest = self._freed_text(events.rest.decode("utf-8", "replace"))
         raise failures.no_answer(self.host, rest)
 
@@ -344,12 +383,13 @@ class Client:
             return self._freed_piece(Piece.read(data))
         raise failures.no_answer(self.host, self._freed_text(text))
 
-    def _piece(self, event: str, *, begun: bool) -> Piece:
+    def _piece(self, event: str, *, begun: bool, arrived: bool) -> Piece:
         chunk = json.loads(event)
         if not isinstance(chunk, dict):
             raise json.JSONDecodeError("not an object", "", 0)
         if error := chunk.get("error"):
-            raise failures.in_stream(self.host, self._freed(error), begun=begun)
+            freed = self._freed(error)
+            raise failures.in_stream(self.host, freed, begun=begun, arrived=arrived)
         return self._freed_piece(Piece.read(chunk))
 
     # -- the key, which a server or a relay may repeat ---------------------------------
@@ -389,7 +429,7 @@ class Client:
 def _patience(idle: float) -> openai.Timeout:
     import openai
 
-    return openai.Timeout(idle, connect=CONNECT_SECONDS)
+    return openai.Timeout(idle, connect=min(idle, CONNECT_SECONDS))
 
 
 def _only_success(response: Any) -> None:

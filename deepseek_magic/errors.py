@@ -38,6 +38,9 @@ class DeepSeekError(Exception):
     may_be_billed = False
     """Whether the API may have charged for the query all the same."""
 
+    may_be_retried = False
+    """Whether asking again soon can help, and nothing can have been billed."""
+
     def __init__(
         self, message: str, *, answer: Answer | None = None, trace_id: str | None = None
     ) -> None:
@@ -83,6 +86,9 @@ class OutOfMoney(DeepSeekError):
 
 class InsufficientBalance(OutOfMoney):
     """The account's balance is empty, or too small for more requests at once."""
+
+    host: str | None = None
+    """Where to top up, when the account that is empty is one at a company other than DeepSeek."""
 
 
 class OverLimit(OutOfMoney):

@@ -371,9 +371,11 @@ PAGE = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>openresty
 REFUSALS: list[tuple[Reply, type[DeepSeekError], str]] = [
     (Reply(status=400, body=wrong("Content Exists Risk")), BadRequest, "Content Exists Risk"),
     (
-        Reply(status=400, body=wrong("The supported API model names are deepseek-flash, …")),
+        Reply(
+            status=400, body=wrong("The supported API model names are deepseek-flash, but you …")
+        ),
         BadRequest,
-        "%deepseek models",
+        "%%deepseek -m flash",
     ),
     (Reply(status=400, body=wrong("This model's maximum context " * 50)), BadRequest, "maximum"),
     (Reply(status=401), WrongKey, "%deepseek login"),
@@ -829,6 +831,22 @@ def test_keep_alives_are_signs_of_life(api: Sandbox, client: Client) -> None:
     pieces, error = ask(client, idle=0.5)
 
     assert (text(pieces), error) == ("At last.", None)
+
+
+@pytest.mark.parametrize("after", [0, 4])
+def test_keep_alives_alone_are_no_answer(api: Sandbox, client: Client, after: int) -> None:
+    """An API that goes on with nothing but keep-alives is left in the end; what came is kept."""
+    api.change(keep_alive=0.05)
+    api.script(Reply("A long tale of the sea", after=after, then="keep-alive"))
+
+    pieces: list[Piece] = []
+    with pytest.raises(BrokenAnswer, match="nothing but signs of life") as caught:
+        pieces.extend(client.stream(question("Why?", think="off"), idle=30, alive=0.3))
+
+    assert caught.value.may_be_billed
+    assert ("What arrived is kept" in check_line(caught.value)) is (after > 0)
+    assert api.wait_idle()
+    assert api.requests[-1].client_gone
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
