@@ -10,9 +10,10 @@ SQLite does not take is left out, and holds up no other.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -69,6 +70,24 @@ class Outcome:
     reasoning: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A cell that was not paid for, as it waits in the ledger.
+
+    *text* is the whole cell as it was sent, None where the ledger keeps no
+    texts; *asks* tells a `%%deepseek` cell from an ordinary one. *answered* is
+    when an answer arrived that no page has shown; it is offered, not bought again.
+    """
+
+    id: int
+    since: datetime
+    notebook: str | None
+    cell: str | None
+    text: str | None
+    asks: bool
+    answered: datetime | None = None
+
+
 def m001_entries_and_readings(db: sqlite3.Connection) -> None:
     """Create the first tables; times are microseconds since 1970, UTC."""
     db.execute(
@@ -88,7 +107,17 @@ def m001_entries_and_readings(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX readings_at ON readings (account, at)")
 
 
-STEPS: tuple[Step, ...] = (m001_entries_and_readings,)
+def m002_pending_cells(db: sqlite3.Connection) -> None:
+    """Create the table of cells that wait for money; a place holds one at a time."""
+    db.execute(
+        "CREATE TABLE pending (id INTEGER PRIMARY KEY, since INTEGER NOT NULL,"
+        " account TEXT NOT NULL, notebook TEXT NOT NULL, place TEXT NOT NULL, cell TEXT,"
+        " text TEXT, asks INTEGER NOT NULL, answered INTEGER)"
+    )
+    db.execute("CREATE UNIQUE INDEX pending_place ON pending (account, notebook, place)")
+
+
+STEPS: tuple[Step, ...] = (m001_entries_and_readings, m002_pending_cells)
 """Each runs once, in order, and is remembered by its name. Append only."""
 
 READING = (
@@ -111,11 +140,27 @@ USAGE = (
 )
 LAST_READING = (
     "SELECT available, currency, total, granted, topped_up, at FROM readings WHERE account = ?"
-    " AND at = (SELECT MAX(at) FROM readings WHERE account = ?)"
+    " AND at = (SELECT MAX(at) FROM readings WHERE account = ?"
+    " AND at <= IFNULL(?, at))"
 )
 TYPICAL_OUT = (
     "SELECT AVG(completion_tokens) FROM (SELECT completion_tokens FROM entries WHERE model = ?"
     " AND think IS ? AND state = 'done' ORDER BY id DESC LIMIT 50)"
+)
+PEND = (
+    "INSERT INTO pending (id, since, account, notebook, place, cell, text, asks)"
+    " VALUES (:id, :since, :account, :notebook, :place, :cell, :text, :asks)"
+    " ON CONFLICT (account, notebook, place) DO UPDATE"
+    " SET text = excluded.text, asks = excluded.asks, answered = NULL"
+)
+THE_CELL = (
+    " WHERE account = :account AND notebook = :notebook"
+    " AND (place = :place OR place = :by_text OR (text = :text AND asks))"
+)
+WAITING = "SELECT * FROM pending WHERE account = ? ORDER BY since, id"
+KEPT = (
+    "SELECT * FROM entries WHERE account = ? AND ended >= ? AND request = ? AND state = 'done'"
+    " AND answer IS NOT NULL ORDER BY ended DESC LIMIT 1"
 )
 
 
@@ -173,6 +218,20 @@ def _reading(account: str, at: datetime, row: Mapping[str, Any]) -> Statement:
     return READING, {**values, "account": storable(account), "at": stamp(at)}
 
 
+def _place(account: str, notebook: str | None, cell: str | None, text: str) -> dict[str, Any]:
+    """Give what names a cell: the front end's id where there is one, else a hash of its text."""
+    by_text = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    values = {
+        "account": account,
+        "notebook": notebook or "",
+        "cell": cell,
+        "place": cell or by_text,
+        "by_text": by_text,
+        "text": text,
+    }
+    return {name: storable(value) for name, value in values.items()}
+
+
 class Ledger:
     """A ledger at *path*, or in memory with ":memory:".
 
@@ -227,15 +286,21 @@ class Ledger:
             self._write(lambda row=row: _reading(account, at, row))  # type: ignore[misc]  # bound here
 
     def last_reading(
-        self, account: str, *, wait: float | None = READ_SECONDS
+        self,
+        account: str,
+        *,
+        until: datetime | None = None,
+        wait: float | None = READ_SECONDS,
     ) -> tuple[datetime, list[dict[str, Any]]] | None:
         """Give the newest reading of *account* by any kernel; None when there is none.
 
-        A file that is not free within *wait* seconds gives None too.
+        One from after *until* is of a clock that was wrong, and does not count. A
+        file that is not free within *wait* seconds gives None too.
         """
+        latest = None if until is None else stamp(until)
 
         def newest() -> tuple[datetime, list[dict[str, Any]]] | None:
-            rows = self._file.read(LAST_READING, (account, account), wait)
+            rows = self._file.read(LAST_READING, (account, account, latest), wait)
             return (moment(rows[0]["at"]), [dict(row) for row in rows]) if rows else None
 
         return self._quietly(newest, lambda: None)
@@ -282,6 +347,69 @@ class Ledger:
 
         return self._quietly(sums, list)
 
+    # -- cells that wait for money -------------------------------------------------
+
+    def pend(
+        self,
+        account: str,
+        at: datetime,
+        *,
+        cell: str | None,
+        text: str,
+        notebook: str | None,
+        asks: bool,
+        keep_text: bool = True,
+    ) -> Future[None]:
+        """Note that a cell was not paid for; one that waits already keeps its time.
+
+        Its text stays out where *keep_text* or the ledger's own `keep` says so.
+        """
+        values = _place(account, notebook, cell, text)
+        if not keep_text or (self.keep != "all" and self.path != ":memory:"):
+            values["text"] = None
+        row = {**values, "id": next(self._file.names), "since": stamp(at), "asks": asks}
+        return self._write(lambda: (PEND, row))
+
+    def settle(
+        self, account: str, *, cell: str | None, text: str, notebook: str | None
+    ) -> Future[None]:
+        """Note that a cell has succeeded: it waits no more."""
+        values = _place(account, notebook, cell, text)
+        return self._write(lambda: ("DELETE FROM pending" + THE_CELL, values))
+
+    def answered(
+        self, account: str, at: datetime, *, cell: str | None, text: str, notebook: str | None
+    ) -> Future[None]:
+        """Note that the answer to a cell that waits is here, and that no page has shown it yet."""
+        values = {**_place(account, notebook, cell, text), "at": stamp(at)}
+        return self._write(lambda: ("UPDATE pending SET answered = :at" + THE_CELL, values))
+
+    def forget(self, entries: Iterable[int]) -> None:
+        """Let cells wait no more, by their `Pending.id`."""
+        for entry in entries:
+            self._write(lambda entry=entry: ("DELETE FROM pending WHERE id = :id", {"id": entry}))  # type: ignore[misc]  # bound here
+
+    def pending(self, account: str, *, wait: float | None = READ_SECONDS) -> list[Pending]:
+        """Give the cells of *account* that wait for money, the longest waiting first.
+
+        A file that is not free within *wait* seconds gives none.
+        """
+
+        def all_of_them() -> list[Pending]:
+            rows = self._file.read(WAITING, (account,), wait)
+            return [_pending(dict(row)) for row in rows]
+
+        return self._quietly(all_of_them, list)
+
+    def kept(self, account: str, request: str, since: datetime) -> dict[str, Any] | None:
+        """Give the newest whole answer to the very same *request* that ended after *since*."""
+
+        def newest() -> dict[str, Any] | None:
+            rows = self._file.read(KEPT, (account, stamp(since), request), None)
+            return _entry(dict(rows[0])) if rows else None
+
+        return self._quietly(newest, lambda: None)
+
     def entries(self) -> list[dict[str, Any]]:
         """Give every entry, oldest first, costs as `Decimal` and times as aware UTC."""
 
@@ -307,6 +435,18 @@ class Ledger:
         except Exception as error:  # noqa: BLE001  an answer that was paid for is worth more
             self._file.leave_out(error)
             return otherwise()
+
+
+def _pending(row: Mapping[str, Any]) -> Pending:
+    return Pending(
+        id=row["id"],
+        since=moment(row["since"]),
+        notebook=row["notebook"] or None,
+        cell=row["cell"],
+        text=row["text"],
+        asks=bool(row["asks"]),
+        answered=None if row["answered"] is None else moment(row["answered"]),
+    )
 
 
 def _entry(row: dict[str, Any]) -> dict[str, Any]:

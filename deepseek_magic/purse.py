@@ -29,6 +29,9 @@ LOG = logging.getLogger("deepseek_magic")
 LAG = timedelta(minutes=30)
 """Until then a charge may be missing in a reading (measured: $1.34 settled after 30 minutes)."""
 
+AHEAD = timedelta(minutes=1)
+"""A reading on record from later than that is of a clock that was wrong."""
+
 
 class Purse:
     """The balance of one *account*; reading it holds up no query.
@@ -57,6 +60,8 @@ class Purse:
         self._clock = clock
         self._told = told
         self._latest: Balance | None = None
+        self._asked = 0  # readings are told apart by their turn: a clock can be set back
+        self._taken = 0
         self._anchor: Balance | None = None
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -68,7 +73,10 @@ class Purse:
     def read(self) -> Balance:
         """Read the balance from the API."""
         # Before the request goes out: what ends meanwhile may not be in the figure yet.
-        at = self._clock()
+        self._client.warm()
+        with self._lock:
+            self._asked += 1
+            turn, at = self._asked, self._clock()
         try:
             reading = replace(self._client.balance(), read_at=at)
         except DeepSeekError as error:
@@ -78,7 +86,9 @@ class Purse:
         self.problem = None
         self._ledger.reading(self._account, at, _rows(reading))
         with self._lock:
-            self._take(reading)
+            if turn > self._taken:
+                self._taken = turn
+                self._take(reading)
             known = self._followed(reading)
         self._told()
         return known
@@ -137,8 +147,6 @@ class Purse:
 
     def _take(self, reading: Balance) -> None:
         """Make *reading* the newest, and the anchor where it tells more than the old one."""
-        if not _newer(reading, self._latest):
-            return
         self._take_currency(reading)
         total, before, bound = self._total(reading), self._total(self._latest), self._bound()
         if total is None:
@@ -183,12 +191,13 @@ class Purse:
 
     @staticmethod
     def _is_old(anchor: Balance | None, reading: Balance) -> bool:
+        """Tell whether an anchor says nothing any more, or is of a clock that was set back."""
         if anchor is None or anchor.read_at is None or reading.read_at is None:
             return True
-        return reading.read_at - anchor.read_at > LAG
+        return not timedelta(0) <= reading.read_at - anchor.read_at <= LAG
 
     def _on_record(self) -> Balance | None:
-        found = self._ledger.last_reading(self._account)
+        found = self._ledger.last_reading(self._account, until=self._clock() + AHEAD)
         if found is None:
             return None
         at, rows = found

@@ -9,13 +9,14 @@ import hashlib
 import json
 import logging
 import os
+import random
 import re
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
 from functools import cached_property
 from pathlib import Path
@@ -28,14 +29,17 @@ from .errors import (
     BrokenAnswer,
     ConnectionFailed,
     DeepSeekError,
+    InsufficientBalance,
     NoKey,
     OutOfMoney,
     RequestRefused,
+    WrongKey,
 )
-from .failures import verdict
+from .failures import beside, verdict
 from .ledger import Asked, Keep, Ledger, Outcome, State
 from .prices import Price, cost, price
 from .purse import Purse
+from .top_up import Look, Watch, pauses
 from .wire import EXACT, Answer, Balance, Key, Request, Usage
 
 if TYPE_CHECKING:
@@ -48,6 +52,13 @@ FRESH_SECONDS = 0.5
 
 READING_SECONDS = 5.0
 """How long a session's first answer waits for the reading that tells the currency."""
+
+RETRY_AFTER_AT_MOST = 60.0
+"""A pause that the API asks for and that is longer than these seconds is the user's to decide."""
+
+DAY_SECONDS = 86400.0
+
+FRESH = timedelta(seconds=2)
 
 DISK_SECONDS = 2.0
 """How long an answer waits for its record to be on disk before it is given out all the same."""
@@ -132,8 +143,10 @@ class Session:
 
     *api_key* and *base_url* come from DEEPSEEK_API_KEY and DEEPSEEK_BASE_URL
     when not given, *ledger* is a path or ":memory:", and *timeout* is how many
-    seconds the API may be silent during an answer. *currency* is learned from
-    the balance when it is not given. *clock* gives the time, aware, which
+    seconds the API may be silent during an answer. A question that was turned
+    away unbilled, by an overloaded API or a network that is down, is asked
+    again up to *retries* times, after growing pauses. *currency* is learned
+    from the balance when it is not given. *clock* gives the time, aware, which
     decides the price. Safe to use from several threads.
     """
 
@@ -147,10 +160,12 @@ class Session:
         currency: str | None = None,
         keep: Keep = "all",
         notebook: str | None = None,
+        retries: int = 3,
         clock: Callable[[], datetime] = now,
     ) -> None:
         self.base_url = base_url or os.environ.get("DEEPSEEK_BASE_URL") or DEEPSEEK
         self.timeout = timeout
+        self.retries = retries
         self.notebook = notebook
         self.ledger = Ledger(ledger_path() if ledger is None else ledger, keep=keep)
         self.spent: dict[str, Decimal] = {}
@@ -161,6 +176,7 @@ class Session:
         self._key = Key(api_key.strip()) if isinstance(api_key, str) else api_key
         self._currency = currency
         self._waited = False
+        self._watch = Watch()
         self._unpriced: list[tuple[_Ended, Outcome]] = []
         self._lock = threading.RLock()
         self._client: Client | None = None
@@ -210,6 +226,23 @@ class Session:
         return self._answers(client, request, cell)
 
     def _answers(self, client: Client, request: Request, cell: str | None) -> Generator[Answer]:
+        """Ask, and ask again after a pause where nothing can have been billed."""
+        for attempt in range(self.retries + 1):
+            try:
+                yield from self._once(client, request, cell)
+            except DeepSeekError as error:
+                pause = _pause(error, attempt) if attempt < self.retries else None
+                if pause is None:
+                    raise
+                note = f"{str(error).partition('. ')[0]}. Asked again in {pause:.0f} s"
+            else:
+                return
+            LOG.info("asking again in %.1f s: attempt %d of %d", pause, attempt + 1, self.retries)
+            turn = f" ({attempt + 1} of {self.retries})."
+            yield Answer(model=request.model, currency=self.currency, note=note + turn)
+            time.sleep(pause)
+
+    def _once(self, client: Client, request: Request, cell: str | None) -> Generator[Answer]:
         began, sent_at = time.monotonic(), self._clock()
         answer = Answer(model=request.model, currency=self.currency)
         state: State = "interrupted"
@@ -225,6 +258,7 @@ class Session:
                     yield answer
             error = verdict(request, answer)
             state = _state(error)
+            self._watch.paid()
         except DeepSeekError as broken:
             error, state = broken, _state(broken)
         finally:
@@ -243,8 +277,14 @@ class Session:
         if answer.text or answer.reasoning or answer.usage:
             error.answer = answer
         if isinstance(error, OutOfMoney):
+            at = self._clock()
             self.purse.wait(FRESH_SECONDS)
-            error.balance = self.last_balance
+            error.balance = known = self.last_balance
+            if isinstance(error, InsufficientBalance):
+                fresh = known and known.read_at and known.read_at >= at - FRESH
+                with self._lock:
+                    self._watch.refused(known if fresh else None, time.monotonic())
+                error.args = (beside(str(error), known),)
         return error
 
     def _asked(self, request: Request, cell: str | None, at: datetime) -> Asked:
@@ -255,7 +295,7 @@ class Session:
             think=request.think,
             notebook=self.notebook,
             cell=cell,
-            request=json.dumps(request.body(), ensure_ascii=False),
+            request=_as_sent(request),
         )
 
     def _record(self, ended: _Ended, state: State, error: DeepSeekError | None) -> Answer:
@@ -268,7 +308,7 @@ class Session:
             LOG.info("interrupted while an answer was written down")
             raise
         except Exception as failed:  # noqa: BLE001  # an answer that was paid for is given out
-            LOG.warning("the record of this answer is not on disk yet: %r", failed)
+            LOG.info("the record of this answer is not on disk yet: %r", failed)
         if answer.cost is not None:
             self._spend(answer)
         elif answer.currency is None and answer.usage is not None:
@@ -341,6 +381,69 @@ class Session:
         now = self._clock()
         guess = Usage(tokens, out, prompt_cache_hit_tokens=0, prompt_cache_miss_tokens=tokens)
         return cost(guess, price(request.model, self.currency, now))
+
+    def wait(
+        self,
+        seconds: float = DAY_SECONDS,
+        *,
+        told: Callable[[Look], object] | None = None,
+        stop: threading.Event | None = None,
+    ) -> Balance:
+        """Block until the account has money, for at most *seconds*; give the balance.
+
+        It looks every few seconds at first, then ever less often. After a refusal
+        a figure counts that has risen since; one that contradicts the refusal, or
+        cannot be read, lets a try through now and then. *told* is called after
+        each look that found nothing. `InsufficientBalance` is raised after
+        *seconds*, or soon after *stop* is set; a key that is not accepted ends
+        the wait at once.
+        """
+        began, since = time.monotonic(), self._clock()
+        stop = stop or threading.Event()
+        for pause in pauses():
+            reading, problem = self._looked()
+            passed = time.monotonic() - began
+            with self._lock:
+                if self._watch.arrived(reading, time.monotonic()):
+                    return reading or self.last_balance or Balance()
+            if passed >= seconds or stop.is_set():
+                break
+            pause = min(pause, max(seconds - passed, 0.01))  # noqa: PLW2901
+            until = since + timedelta(seconds=seconds)
+            if told is not None:
+                told(Look(self._clock(), reading, problem, pause, since, until))
+            LOG.info("waiting for a top-up: the next look in %.0f s", pause)
+            if stop.wait(pause):
+                break
+        raise InsufficientBalance(
+            f"No money has come in {_hours(time.monotonic() - began)}, so the wait has ended. "
+            "Nothing was sent. Top up, then run the cell again, or: %deepseek wait",
+            balance=self.last_balance,
+        )
+
+    def _looked(self) -> tuple[Balance | None, str | None]:
+        try:
+            return self.balance(), None
+        except (NoKey, WrongKey):
+            raise
+        except DeepSeekError as error:
+            return None, str(error)
+
+    def kept(self, request: Request, since: datetime) -> Answer | None:
+        """Give the answer to the very same *request* that arrived after *since*; None without one.
+
+        It was paid for, and costs nothing more.
+        """
+        row = self.ledger.kept(self.account, _as_sent(request), since)
+        if row is None:
+            return None
+        usage = Usage(**{name: row[name] for name in Usage.__slots__})
+        return Answer(
+            text=row["answer"],
+            reasoning=row["reasoning"] or "",
+            usage=None if usage == Usage() else usage,
+            **{n: row[n] for n in ("model", "finish_reason", "cost", "currency", "seconds")},
+        )
 
     def usage(self) -> pd.DataFrame:
         """Add up this account's queries by day, model and notebook, as a DataFrame.
@@ -430,6 +533,28 @@ class Session:
                 listener()
             except Exception:  # an answer that was paid for is given out all the same
                 LOG.exception("a listener failed")
+
+
+def _as_sent(request: Request) -> str:
+    return json.dumps(request.body(), ensure_ascii=False)
+
+
+def _pause(error: DeepSeekError, attempt: int) -> float | None:
+    """Give the seconds until a question is asked again; None where it is not."""
+    if not error.may_be_retried or error.may_be_billed:
+        return None
+    named = error.retry_after if isinstance(error, RequestRefused) else None
+    if named is not None and named > RETRY_AFTER_AT_MOST:
+        return None
+    own = float(2**attempt) * random.uniform(0.75, 1.25)  # noqa: S311  # no secret hangs on it
+    return max(named or 0.0, own)
+
+
+def _hours(seconds: float) -> str:
+    for size, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def _state(error: DeepSeekError | None) -> State:

@@ -208,7 +208,8 @@ class File:
                 return otherwise
             finally:
                 self._at_work = within
-            self.problem = self._lasting
+            if not self._waiting or self._in_memory:  # a disk that is full can still be read
+                self.problem = self._lasting
             return result
 
     def _tried(

@@ -276,7 +276,8 @@ class Answer:
     """What came back, whole or so far. `str(answer)` is its text.
 
     *cost* is in *currency*, at list price; None when the price or the tokens
-    are not known. *seconds* count from the sending of the request.
+    are not known. *seconds* count from the sending of the request. *note* says
+    what is waited for before the question is sent again; "" while none is.
     """
 
     text: str = ""
@@ -287,6 +288,7 @@ class Answer:
     cost: Decimal | None = None
     currency: str | None = None
     seconds: float | None = None
+    note: str = ""
 
     def __str__(self) -> str:
         return self.text

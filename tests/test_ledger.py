@@ -978,3 +978,144 @@ def test_a_full_disk(path: Path) -> None:
     assert "could not be used" in full
     assert after == "None"
     assert found == "['done', 'done', 'done']"
+
+
+# Cells that wait for money
+
+
+def pend(ledger: Ledger, text: str = SECRET, **more: Any) -> None:
+    names = {"cell": None, "notebook": "a.ipynb", "asks": True, "at": AT, **more}
+    ledger.pend(OURS, names.pop("at"), text=text, **names).result(30)
+
+
+def test_a_cell_waits_for_money(opened: Callable[..., Ledger], path: Path) -> None:
+    """Notebook, cell, text and time are there for another kernel, the longest waiting first."""
+    first = opened(path)
+    pend(first, "later", at=AT + timedelta(hours=1))
+    pend(first, "%%deepseek\nWhy?", cell="c1")
+    pend(first, "run()", cell="c2", notebook=None, asks=False, at=AT + timedelta(hours=2))
+    first.close()
+
+    rows = opened(path).pending(OURS)
+
+    assert [
+        (row.since, row.notebook, row.cell, row.text, row.asks, row.answered) for row in rows
+    ] == [
+        (AT, "a.ipynb", "c1", "%%deepseek\nWhy?", True, None),
+        (AT + timedelta(hours=1), "a.ipynb", None, "later", True, None),
+        (AT + timedelta(hours=2), None, "c2", "run()", False, None),
+    ]
+    assert opened(path).pending("another account") == []
+
+
+def test_a_cell_waits_once(opened: Callable[..., Ledger]) -> None:
+    """A cell that fails again is the same entry, with its first time and its newest text."""
+    ledger = opened()
+    pend(ledger, "old", cell="c1")
+    pend(ledger, "new", cell="c1", at=AT + timedelta(hours=1))
+    pend(ledger, "no id")
+    pend(ledger, "no id")
+    pend(ledger, "no id", notebook="b.ipynb")
+
+    found = {(row.notebook, row.cell, row.text, row.since) for row in ledger.pending(OURS)}
+
+    assert len(ledger.pending(OURS)) == 3
+    assert ("a.ipynb", "c1", "new", AT) in found
+
+
+@pytest.mark.parametrize(
+    ("place", "settled"),
+    [
+        ({"cell": "c1", "text": "edited"}, True),
+        ({"cell": None, "text": SECRET}, True),
+        ({"cell": "c9", "text": SECRET}, True),
+        ({"cell": "c9", "text": "another"}, False),
+        ({"cell": "c1", "text": SECRET, "notebook": "b.ipynb"}, False),
+        ({"cell": "c1", "text": SECRET, "account": "another account"}, False),
+    ],
+)
+def test_what_has_succeeded_waits_no_more(
+    opened: Callable[..., Ledger], place: dict[str, Any], *, settled: bool
+) -> None:
+    """The cell that succeeded is known by its id or by its text, in its own notebook."""
+    ledger = opened()
+    pend(ledger, cell="c1")
+
+    names = {"account": OURS, "notebook": "a.ipynb", **place}
+    ledger.settle(names.pop("account"), **names).result(30)
+
+    assert (ledger.pending(OURS) == []) is settled
+
+
+def test_an_answer_that_no_page_showed(opened: Callable[..., Ledger]) -> None:
+    """It is noted at its cell; asking anew in vain takes that back."""
+    ledger = opened()
+    pend(ledger, cell="c1")
+    pend(ledger, "another", cell="c2")
+    ledger.answered(OURS, AT, cell="c1", text=SECRET, notebook="a.ipynb").result(30)
+    assert {row.cell: row.answered for row in ledger.pending(OURS)} == {"c1": AT, "c2": None}
+
+    pend(ledger, cell="c1")
+
+    assert all(row.answered is None for row in ledger.pending(OURS))
+
+
+def test_cells_are_let_go(opened: Callable[..., Ledger]) -> None:
+    """Entries go by their id, and no others."""
+    ledger = opened()
+    for number in range(3):
+        pend(ledger, f"cell {number}")
+    gone, *left = ledger.pending(OURS)
+
+    ledger.forget([gone.id])
+
+    assert ledger.pending(OURS) == left
+
+
+@pytest.mark.parametrize(
+    "settings", [{"keep": "figures"}, {"keep": "nothing"}, {"keep_text": False}], ids=str
+)
+def test_texts_of_cells_stay_out(
+    opened: Callable[..., Ledger], path: Path, settings: dict[str, Any]
+) -> None:
+    """Where texts are not kept, a cell has its id and a hash, and its text is on no disk."""
+    ledger = opened(path, keep=settings.get("keep", "all"))
+    pend(ledger, cell="c1", keep_text=settings.get("keep_text", True))
+    pend(ledger, keep_text=settings.get("keep_text", True))
+
+    assert len(ledger.pending(OURS)) == 2
+    ledger.settle(OURS, cell=None, text=SECRET, notebook="a.ipynb").result(30)
+    assert [row.cell for row in ledger.pending(OURS)] == ["c1"] or settings == {"keep": "nothing"}
+    ledger.close()
+    assert not path.exists() or SECRET.encode() not in bytes_in(path.parent)
+
+
+def test_the_newest_whole_answer_to_a_request(opened: Callable[..., Ledger]) -> None:
+    """An answer is found by the very same request, of this account, after a moment, and whole."""
+    ledger = opened()
+    record(ledger)
+    record(ledger, dataclasses.replace(done(at=AT + timedelta(hours=1)), answer="newer"))
+    record(ledger, dataclasses.replace(done(at=AT + timedelta(hours=2)), state="partial"))
+    record(ledger, dataclasses.replace(done(at=AT + timedelta(hours=3)), answer=None))
+    record(ledger, done(at=AT + timedelta(hours=4)), account="another account")
+
+    found = ledger.kept(OURS, SECRET, AT)
+
+    assert found is not None
+    assert (found["answer"], found["cost"]) == ("newer", Decimal("0.5"))
+    assert ledger.kept(OURS, SECRET, AT + timedelta(hours=1, seconds=1)) is None
+    assert ledger.kept(OURS, "another request", AT) is None
+
+
+def test_a_locked_file_has_no_pending_cells(opened: Callable[..., Ledger], path: Path) -> None:
+    """A ledger that is not free gives none, and what is noted meanwhile is written later."""
+    ledger = opened(path, busy_seconds=0.1)
+    pend(ledger, "before")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert ledger.pending(OURS, wait=0.05) == []
+        ledger.pend(OURS, AT, cell=None, text="meanwhile", notebook=None, asks=True)
+        other.execute("COMMIT")
+    pend(ledger, "after")
+
+    assert {row.text for row in ledger.pending(OURS)} == {"before", "meanwhile", "after"}

@@ -65,6 +65,7 @@ def test_a_figure_that_has_caught_up_is_believed(opened: Open) -> None:
     """Without lag nothing is deducted twice."""
     with Sandbox(balance="1.00", decimals=8) as api:
         session = opened(api)
+        session.balance()
         for n in range(5):
             session.ask(f"Why {n}?", think="off")
 
