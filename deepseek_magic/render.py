@@ -1,39 +1,41 @@
-"""Facts to HTML and text, side by side: answers, the notice, the balance, tables.
-
-The HTML carries its styles inline and says everything in words, so that it is
-readable on light and dark pages, in saved notebooks, and where styles are stripped.
-"""
+"""Facts to HTML and text, side by side: answers, the notice, the balance."""
 
 from __future__ import annotations
 
-import html
-import re
-from collections import defaultdict
 from dataclasses import dataclass, field
-from decimal import ROUND_HALF_UP, Decimal
-from pathlib import PurePath
+from decimal import Decimal
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import markdown
+from .elements import (
+    MINUTE,
+    QUIET,
+    Markup,
+    Shown,
+    aligned,
+    at_least,
+    companion,
+    count,
+    counted,
+    duration,
+    el,
+    link,
+    moment,
+    money,
+    one_line,
+    outer,
+    pairs,
+    while_alive,
+)
 from .markdown import to_terminal
-from .prices import PEAK_HOURS, band
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import date, datetime, timedelta
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime, timedelta
 
-    from .client import Model
-    from .prices import Price
+    from .top_up import Look
     from .wire import Answer, Balance, BalanceInfo, State, Usage
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """One output, as HTML and as the text that stands for it elsewhere."""
-
-    html: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,10 @@ class Notice:
 
     *what* is one sentence. *kept* says what had arrived of an answer, None when
     nothing had. *steps* are cheaper ways to ask, one sentence each. *own_limit*
-    tells a cap of the user's own, where a top-up would not help, and *buttons*
-    that there are some below.
+    tells a cap of the user's own, where a top-up would not help. *buttons* says
+    that there are some below, *waits* that one of them waits for a top-up, and
+    *ordinary* that the cell is code of the user's own, whose cost nobody knows.
+    *problem* says why the ledger may not list the cell.
     """
 
     what: str
@@ -56,6 +60,9 @@ class Notice:
     steps: tuple[str, ...] = ()
     own_limit: bool = False
     buttons: bool = False
+    ordinary: bool = False
+    waits: bool = False
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,61 +88,37 @@ class BalanceFacts:
     waiting: tuple[str, ...] = ()
 
 
-# Words
+_SMALL_GAP = "margin:.3em 0"
+_BOX = (
+    "border:1px solid rgba(128,128,128,.5);border-left-width:4px;border-radius:4px;"
+    "padding:.6em .9em;margin:.4em 0;max-width:46em;overflow-wrap:anywhere"
+)
+_BADGE = "color:#fff;border-radius:.7em;padding:.1em .6em;font-weight:600;font-size:.9em"
+# Widgets set a line height of their own, by far too large for a text of several lines.
+_STATUS = (
+    "line-height:1.4;margin:.2em 0 .4em;max-width:60em;overflow-wrap:anywhere;white-space:normal;"
+    "font-variant-numeric:tabular-nums"
+)
+_LIST = "margin:.2em 0;padding-left:1.4em;list-style:disc"
+_LINK = "color:#fff;background:#0969da;border-radius:4px;padding:.2em .8em;text-decoration:none"
+# White letters are readable on each of these, whatever the page behind them.
+_COLOURS: Mapping[State, str] = MappingProxyType(
+    {
+        "fine": "#1a7f37",
+        "low": "#9a6700",
+        "empty": "#cf222e",
+        "unavailable": "#8250df",
+        "unknown": "#57606a",
+    }
+)
 
 
-def money(value: Decimal | None, currency: str | None) -> str:
-    """Write an amount with as many digits as it takes to see it: "0.0012 CNY".
-
-    A positive amount never reads 0.00; None is "unknown".
-    """
-    if value is None:
-        return "unknown"
-    size = abs(value)
-    if size >= 1 or not size:
-        places = 2
-    elif size >= Decimal("0.01"):
-        places = 3
-    else:
-        places = 1 - size.adjusted()
-    rounded = value.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP)
-    whole, _, digits = f"{rounded:,.{places}f}".partition(".")
-    number = f"{whole}.{digits.rstrip('0').ljust(2, '0')}"
-    return f"{number} {_one_line(currency, 20)}" if currency else number
+def _top_up(address: str) -> Markup:
+    """Make a link to the top-up page."""
+    return link("Top up", address, _LINK)
 
 
-_MINUTE = 60
-_UNITS = ((86400, "d", 3600, "h"), (3600, "h", _MINUTE, "min"), (_MINUTE, "min", 1, "s"))
-
-
-def duration(seconds: float) -> str:
-    """Write a length of time in its two largest units: "3.2 s", "4 min 10 s", "2 h 5 min"."""
-    if (exact := round(max(seconds, 0), 1)) < 10:
-        return f"{exact:.1f} s"
-    whole = round(seconds)
-    for size, name, below, small in _UNITS:
-        if whole >= size:
-            rest = whole % size // below
-            return f"{whole // size} {name}" + (f" {rest} {small}" if rest else "")
-    return f"{whole} s"
-
-
-def _moment(at: datetime) -> str:
-    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-def _count(number: int | None) -> str:
-    return "unknown" if number is None else f"{number:,}"
-
-
-def _counts(number: int, word: str) -> str:
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
-
-
-def _one_line(text: str, limit: int = 500) -> str:
-    """Bring a foreign *text* onto one line of bounded length."""
-    line = " ".join(to_terminal(text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+# The quiet line
 
 
 _ENDINGS = MappingProxyType(
@@ -156,15 +139,15 @@ def _ending(answer: Answer) -> str | None:
         return "unfinished"
     if reason == "length":
         return "cut at max_tokens" + ("" if answer.text else " before the answer began")
-    return _ENDINGS.get(reason, f"ended with {_one_line(reason, 60)!r}")
+    return _ENDINGS.get(reason, f"ended with {one_line(reason, 60)!r}")
 
 
 def _tokens(usage: Usage) -> list[str]:
     cached = usage.prompt_cache_hit_tokens
     thought = usage.reasoning_tokens
     return [
-        f"{_count(usage.prompt_tokens)} in" + (f" ({cached:,} cached)" if cached else ""),
-        f"{_count(usage.completion_tokens)} out" + (f" ({thought:,} thinking)" if thought else ""),
+        f"{count(usage.prompt_tokens)} in" + (f" ({cached:,} cached)" if cached else ""),
+        f"{count(usage.completion_tokens)} out" + (f" ({thought:,} thinking)" if thought else ""),
     ]
 
 
@@ -175,111 +158,30 @@ def _price_paid(answer: Answer, band: str | None) -> str:
 
 
 def quiet_line(
-    answer: Answer, left: Decimal | None, *, place: str | None = None, band: str | None = None
+    answer: Answer,
+    left: Decimal | None,
+    *,
+    place: str | None = None,
+    band: str | None = None,
+    ending: str | None = None,
 ) -> str:
     """Tell model, tokens, cost, time and what is *left*, in one line.
 
     *left* is in the answer's currency and is left out when it is None. *place*
-    names an account that is not the real one, *band* the hours of the price.
+    names an account that is not the real one, *band* the hours of the price, and
+    *ending* why this is no whole answer.
     """
     parts = [
-        _one_line(answer.model or "unknown model", 60),
-        _ending(answer),
+        ending,
+        one_line(answer.model or "unknown model", 60),
+        None if ending and answer.finish_reason is None else _ending(answer),
         *(_tokens(answer.usage) if answer.usage else ()),
         _price_paid(answer, band),
         None if answer.seconds is None else duration(answer.seconds),
-        None if left is None else f"{money(left, answer.currency)} left",
+        None if left is None else f"{at_least(left, answer.currency)} left",
         place,
     ]
     return " · ".join(part for part in parts if part)
-
-
-# Elements
-
-
-class _Markup(str):
-    """HTML that was made by this module, or by `markdown`, and is not escaped again."""
-
-    __slots__ = ()
-
-
-_QUIET = "opacity:.7;font-size:.9em"
-_SMALL_GAP = "margin:.3em 0"
-_BOX = (
-    "border:1px solid rgba(128,128,128,.5);border-left-width:4px;border-radius:4px;"
-    "padding:.6em .9em;margin:.4em 0;max-width:46em;overflow-wrap:anywhere"
-)
-_BADGE = "color:#fff;border-radius:.7em;padding:.1em .6em;font-weight:600;font-size:.9em"
-_LINK = "color:#fff;background:#0969da;border-radius:4px;padding:.2em .8em;text-decoration:none"
-# Widgets set a line height of their own, by far too large for a table.
-_CELL = (
-    "padding:.15em .9em .15em 0;border:0;vertical-align:top;background:transparent;line-height:1.4"
-)
-_LEFT, _RIGHT = f"{_CELL};text-align:left", f"{_CELL};text-align:right"
-_SHORT = 32
-_NEW_TAB = MappingProxyType({"target": "_blank", "rel": "noopener noreferrer"})
-# White letters are readable on each of these, whatever the page behind them.
-_COLOURS: Mapping[State, str] = MappingProxyType(
-    {
-        "fine": "#1a7f37",
-        "low": "#9a6700",
-        "empty": "#cf222e",
-        "unavailable": "#8250df",
-        "unknown": "#57606a",
-    }
-)
-
-
-def _el(tag: str, style: str, *content: str, **attributes: str) -> _Markup:
-    """Make an element; all that is not markup already is escaped."""
-    values = {**({"style": style} if style else {}), **attributes}
-    names = "".join(
-        f' {name}="{html.escape(to_terminal(value))}"' for name, value in values.items()
-    )
-    return _Markup(f"<{tag}{names}>{_joined(content)}</{tag}>")
-
-
-def _joined(content: Iterable[str]) -> _Markup:
-    """Put pieces together, escaping those that are not markup."""
-    pieces = (
-        piece if isinstance(piece, _Markup) else html.escape(to_terminal(piece))
-        for piece in content
-    )
-    return _Markup("".join(pieces))
-
-
-def _outer(style: str, *content: str) -> _Markup:
-    """Make the outermost element; nothing in it is typeset as math."""
-    return _el("div", style, *content, **{"class": "tex2jax_ignore mathjax_ignore"})
-
-
-def _top_up(address: str) -> _Markup:
-    """Make a link to the top-up page; an address not of the web is only shown."""
-    if re.match(r"https?://[^/\\?#\s]", address, re.IGNORECASE):
-        return _el("a", _LINK, "Top up", href=address, **_NEW_TAB)
-    return _joined(["Top up: ", address])
-
-
-def _rows(rows: Iterable[tuple[str, str]]) -> _Markup:
-    """Make a table of names and values."""
-    body = [
-        _el("tr", "background:transparent", *_pair(name, value)) for name, value in rows if value
-    ]
-    return _el("table", "border:0;border-collapse:collapse;margin:.4em 0", _el("tbody", "", *body))
-
-
-def _pair(name: str, value: str) -> tuple[_Markup, _Markup]:
-    return (
-        _el("td", f"{_LEFT};opacity:.7;white-space:nowrap", name),
-        _el("td", f"{_LEFT};text-align:left", value),
-    )
-
-
-def _aligned(rows: Iterable[tuple[str, str]]) -> str:
-    """Write names and values as lines of text."""
-    kept = [(_one_line(name, 30), value) for name, value in rows if value]
-    width = max((len(name) for name, _ in kept), default=0)
-    return "\n".join(f"{name:<{width}}  {_one_line(value)}" for name, value in kept)
 
 
 # Answers
@@ -302,7 +204,7 @@ def text_shown(text: str) -> Shown:
 
 def line_html(line: str) -> str:
     """Make the quiet line under an answer; nothing for an empty one."""
-    return _outer(f"{_QUIET};margin:.5em 0 0", line) if line else ""
+    return outer(f"{QUIET};margin:.5em 0 0", line) if line else ""
 
 
 def reasoning_html(reasoning: str, usage: Usage | None = None) -> str:
@@ -310,22 +212,23 @@ def reasoning_html(reasoning: str, usage: Usage | None = None) -> str:
     if not reasoning:
         return ""
     tokens = usage.reasoning_tokens if usage else None
-    summary = f"Thought for {_counts(tokens, 'token')}" if tokens else "Reasoning"
-    return _el(
+    summary = f"Thought for {counted(tokens, 'token')}" if tokens else "Reasoning"
+    return el(
         "details",
         "margin:0 0 .6em",
-        _el("summary", f"{_QUIET};cursor:pointer", summary),
-        _el(
+        el("summary", f"{QUIET};cursor:pointer", summary),
+        el(
             "div",
             "opacity:.8;border-left:3px solid rgba(128,128,128,.4);margin:.4em 0;padding-left:.8em",
-            _Markup(markdown.to_html(reasoning)),
+            Markup(markdown.to_html(reasoning)),
         ),
     )
 
 
-def waiting_shown() -> Shown:
-    """Show that a question was sent and nothing has come back."""
-    return Shown(html=_outer(_QUIET, "Waiting for DeepSeek…"), text="Waiting for DeepSeek…")
+def waiting_shown(note: str = "") -> Shown:
+    """Show that nothing has come back yet; *note* says what is waited for instead of an answer."""
+    line = one_line(note) or "Waiting for DeepSeek…"
+    return Shown(html=outer(QUIET, line), text=line)
 
 
 _TAIL = 120
@@ -336,10 +239,10 @@ def thinking_shown(reasoning: str, seconds: float) -> Shown:
     if not reasoning:
         return waiting_shown()
     head = f"Thinking… {seconds:.0f} s"
-    tail = _one_line(reasoning[-600:], 600)
+    tail = one_line(reasoning[-600:], 600)
     tail = tail if len(tail) <= _TAIL else "…" + tail[1 - _TAIL :]
     return Shown(
-        html=_outer(_QUIET, head, _el("div", "opacity:.75;font-style:italic", tail)), text=head
+        html=outer(QUIET, head, el("div", "opacity:.75;font-style:italic", tail)), text=head
     )
 
 
@@ -349,26 +252,47 @@ def thinking_shown(reasoning: str, seconds: float) -> Shown:
 def notice_shown(notice: Notice) -> Shown:
     """Show why the money is gone and what to do, so that it can be read without any widget."""
     rows = _notice_rows(notice)
-    click = "click “Re-run cell” below, or " if notice.buttons else ""
-    then = f"then {click}run this cell again."
-    way = "Raise the limit," if notice.own_limit else _top_up(notice.top_up_url)
-    place = "Raise the limit" if notice.own_limit else f"Top up at {_one_line(notice.top_up_url)}"
+    content = (
+        el("div", "font-weight:600", notice.what),
+        pairs(rows),
+        *(el("div", _SMALL_GAP, step) for step in notice.steps),
+        _way(notice),
+    )
+    style = f"{_BOX};border-left-color:{_COLOURS['empty']}"
+    place = "Raise the limit" if notice.own_limit else f"Top up at {one_line(notice.top_up_url)}"
     return Shown(
-        html=_outer(
-            f"{_BOX};border-left-color:{_COLOURS['empty']}",
-            _el("div", "font-weight:600", notice.what),
-            _rows(rows),
-            *(_el("div", _SMALL_GAP, step) for step in notice.steps),
-            _el("div", "margin:.7em 0 .2em", way, " ", then),
-        ),
+        html=companion(style, *content, dead=GONE) if notice.buttons else outer(style, *content),
         text="\n".join(
             [
-                _one_line(notice.what),
-                _aligned(rows),
-                *(f"- {_one_line(step)}" for step in notice.steps),
+                one_line(notice.what),
+                aligned(rows),
+                *(f"- {one_line(step)}" for step in notice.steps),
                 f"{place}, then run this cell again.",
             ]
         ),
+    )
+
+
+GONE = (
+    "The buttons that stood below are gone: they last no longer than their kernel. "
+    "Instead of them: %deepseek rerun"
+)
+
+
+def _way(notice: Notice) -> Markup:
+    """Say what to do; of the buttons only while there are any."""
+    first = "Raise the limit," if notice.own_limit else _top_up(notice.top_up_url)
+    effects = " (the whole cell runs again, with all its effects)" if notice.ordinary else ""
+    click = f"click “Re-run cell” below{effects}, or "
+    waits = " “Re-run when topped up” waits for the money and then does it by itself."
+    return el(
+        "div",
+        "margin:.7em 0 .2em",
+        first,
+        " then ",
+        *([while_alive(click)] if notice.buttons else ()),
+        "run this cell again.",
+        *([while_alive(waits)] if notice.buttons and notice.waits else ()),
     )
 
 
@@ -376,18 +300,27 @@ def _notice_rows(notice: Notice) -> list[tuple[str, str]]:
     cost, kept = notice.likely_cost, notice.kept
     likely = "not known yet" if cost is None else f"about {money(cost, notice.currency)}"
     return [
-        ("When", _moment(notice.at)),
-        *_balance_rows(notice.balance, "Balance"),
+        ("When", moment(notice.at)),
+        *(
+            _balance_rows(notice.balance, "Balance")
+            if notice.balance or not notice.ordinary
+            else ()
+        ),
         ("Note", "" if notice.own_limit else _contradiction(notice.balance)),
-        ("Likely cost", likely),
+        ("Likely cost", "" if notice.ordinary else likely),
         ("Kept", kept or ""),
-        ("Billed", "" if kept else "nothing for this question"),
+        ("Billed", "" if kept or notice.ordinary else "nothing for this question"),
+        ("Ledger", notice.problem),
     ]
 
 
 def _contradiction(balance: Balance | None) -> str:
     """Explain a refusal although the last reading shows money."""
-    if balance is None or not balance.effective:
+    if balance is None:
+        return ""
+    if (split := _other_money(balance)) is not None:
+        return split
+    if not balance.effective:
         return ""
     if balance.available is False:
         return "There is money, but DeepSeek says it is not available for requests."
@@ -404,11 +337,130 @@ def _balance_rows(balance: Balance | None, name: str) -> list[tuple[str, str]]:
 
 
 def _amounts(info: BalanceInfo) -> str:
-    total = money(info.total, info.currency)
+    total = at_least(info.total, info.currency)
     if info.granted is None and info.topped_up is None:
         return total
-    granted, topped_up = money(info.granted, None), money(info.topped_up, None)
+    granted, topped_up = at_least(info.granted, None), at_least(info.topped_up, None)
     return f"{total} (granted {granted}, topped up {topped_up})"
+
+
+# Waiting for a top-up
+
+
+def look_line(look: Look) -> str:
+    """Tell in one line what a *look* found, since when it is waited, and when it is looked next."""
+    return " · ".join(
+        [
+            f"Waiting for a top-up since {_clock_time(look.since, look.at)}",
+            _found(look),
+            f"next look in {_soon(look.pause)}",
+            f"until {_clock_time(look.until, look.at)}",
+        ]
+    )
+
+
+def _found(look: Look) -> str:
+    at = f"at {look.at.astimezone():%H:%M:%S}"
+    if look.balance is None:
+        why = f": {one_line(look.problem, 200).rstrip('.')}" if look.problem else ""
+        return f"the balance could not be read {at}{why}"
+    left = at_least(look.balance.effective, look.balance.currency)
+    if look.balance.effective and look.balance.available is False:
+        return f"{left}, not available for requests, {at}"
+    return f"{'balance unknown' if left == 'unknown' else left} {at}"
+
+
+def _clock_time(at: datetime, now: datetime) -> str:
+    """Write the time of day, with the day where it is not that of *now*."""
+    local, today = at.astimezone(), now.astimezone().date()
+    names = {-1: "yesterday ", 0: "", 1: "tomorrow "}
+    day = names.get((local.date() - today).days, f"{local:%Y-%m-%d} ")
+    return f"{day}{local:%H:%M}"
+
+
+def _soon(seconds: float) -> str:
+    whole = max(round(seconds), 1)
+    return f"{whole} s" if whole < MINUTE else duration(whole)
+
+
+def waited(look: Look | None) -> str:
+    """Say that waiting has ended without a top-up, and how to go on."""
+    time = f" for {_in_hours((look.until - look.since).total_seconds())}" if look else ""
+    return (
+        f"Waited{time}, and no money came. The waiting has ended and nothing was sent. "
+        "Top up, then re-run the cell, or wait again."
+    )
+
+
+def _in_hours(seconds: float) -> str:
+    hours = round(seconds / 3600)
+    return counted(hours, "hour") if hours >= 2 else duration(seconds)
+
+
+def checked(balance: Balance, *, waits: bool = False) -> str:
+    """Say what a look at the *balance* found, on the user's request; *waits*: the cell does so."""
+    left = at_least(balance.effective, balance.currency)
+    if balance.effective is None:
+        return "DeepSeek gave no figure. Try again in a minute."
+    if not balance.effective:
+        return f"Still empty: {left}. A top-up can take a minute to arrive."
+    if balance.available is False:
+        return f"{left}, but DeepSeek says it is not available for requests yet."
+    return f"{left} now. {'The cell runs by itself.' if waits else 'Re-run the cell.'}"
+
+
+def not_arrived(balance: Balance | None) -> tuple[str, ...]:
+    """Say what it usually is when a top-up does not arrive, the likeliest by the reading first."""
+    return (
+        *_by_reading(balance),
+        "The payment may still be pending, or it may have failed.",
+        "The money may have gone to another account than the one whose key is used here.",
+        "DeepSeek's figure can lag by some minutes.",
+    )
+
+
+def _by_reading(balance: Balance | None) -> Iterator[str]:
+    if balance is None:
+        yield "The balance could not be read, so the money may be there already."
+        return
+    if (split := _other_money(balance)) is not None:
+        yield split
+    if balance.available is False and balance.effective:
+        yield "There is money, but DeepSeek answers “available: false”: it is not released yet."
+    elif balance.effective:
+        left = at_least(balance.effective, balance.currency)
+        yield f"DeepSeek shows {left} and still refused: that may be too little, or spent already."
+    elif balance.spent_since:
+        spent = money(balance.spent_since, balance.currency)
+        yield f"The last figure is used up: {spent} was spent and is not settled yet."
+
+
+def _other_money(balance: Balance) -> str | None:
+    """Tell of money in one currency beside an empty other one."""
+    full = [info for info in balance.infos.values() if info.total]
+    empty = [info.currency for info in balance.infos.values() if info.total == 0]
+    if not full or not empty:
+        return None
+    there = " and ".join(at_least(info.total, info.currency) for info in full)
+    none = " and ".join(money(Decimal(0), currency) for currency in empty)
+    return f"The money is in the other currency: {there}, but {none}. Top up the empty one."
+
+
+def status_html(line: str, reasons: Sequence[str] = (), address: str = "") -> str:
+    """Make the status below the buttons: *line*, then *reasons*, then a link to the billing page.
+
+    All of it is escaped.
+    """
+    if not reasons:
+        return outer(_STATUS, line) if line else ""
+    page = link("The billing page", address, "color:inherit;text-decoration:underline")
+    look = el("li", "", page, " tells whether the payment went through.")
+    return outer(
+        _STATUS,
+        line,
+        el("div", "margin-top:.4em", "If you have topped up, this is what it usually is:"),
+        el("ul", _LIST, *(el("li", "", reason) for reason in reasons), look),
+    )
 
 
 # The balance
@@ -417,26 +469,26 @@ def _amounts(info: BalanceInfo) -> str:
 def balance_shown(facts: BalanceFacts) -> Shown:
     """Show the balance, how old it is, what was spent, and the state in word and colour."""
     balance = facts.balance
-    left = money(balance.effective, balance.currency) if balance else "unknown"
+    left = at_least(balance.effective, balance.currency) if balance else "unknown"
     rows = _fact_rows(facts)
     head = f"{left} left" if left != "unknown" else "Balance unknown"
-    badge = _el("span", f"{_BADGE};background:{_COLOURS[facts.state]}", facts.state)
-    place = _el("span", f"{_BADGE};background:#0550ae", "sandbox") if facts.sandbox else _Markup()
+    badge = el("span", f"{_BADGE};background:{_COLOURS[facts.state]}", facts.state)
+    place = el("span", f"{_BADGE};background:#0550ae", "sandbox") if facts.sandbox else Markup()
     return Shown(
-        html=_outer(
+        html=outer(
             f"{_BOX};border-left-color:{_COLOURS[facts.state]}",
-            _el("span", "font-size:1.3em;font-weight:600;margin-right:.5em", head),
+            el("span", "font-size:1.3em;font-weight:600;margin-right:.5em", head),
             badge,
             " ",
             place,
-            _rows(rows),
+            pairs(rows),
             _drawn(facts.days),
-            _el("div", "margin:.6em 0 .1em", _top_up(facts.top_up_url)),
+            el("div", "margin:.6em 0 .1em", _top_up(facts.top_up_url)),
         ),
         text="\n".join(
             [
                 f"{head} ({facts.state}{', sandbox' if facts.sandbox else ''})",
-                _aligned([*rows, ("Top up", facts.top_up_url)]),
+                aligned([*rows, ("Top up", facts.top_up_url)]),
             ]
         ),
     )
@@ -461,8 +513,8 @@ def _age(balance: Balance | None, now: datetime) -> str:
         return "not yet"
     # The moment stays true while the display stands; an age would not.
     seconds = (now - balance.read_at).total_seconds()
-    age = f" ({duration(seconds)} old when shown)" if seconds >= _MINUTE else ""
-    return _moment(balance.read_at) + age
+    age = f" ({duration(seconds)} old when shown)" if seconds >= MINUTE else ""
+    return moment(balance.read_at) + age
 
 
 def _unsettled(balance: Balance | None) -> str:
@@ -479,172 +531,22 @@ def _spent(amounts: Mapping[str, Decimal]) -> str:
 def _rough(time: timedelta) -> str:
     if time.days > 365:
         return "more than a year"
-    return _counts(time.days, "day") if time.days > 1 else duration(time.total_seconds())
+    return counted(time.days, "day") if time.days > 1 else duration(time.total_seconds())
 
 
-def _drawn(days: Sequence[Decimal]) -> _Markup:
+def _drawn(days: Sequence[Decimal]) -> Markup:
     """Draw the spending of the last days as a small line; nothing for less than two days."""
     if len(days) < 2:
-        return _Markup()
+        return Markup()
     top = float(max(days)) or 1.0
     step = 156 / (len(days) - 1)
     points = " ".join(
         f"{2 + number * step:.1f},{26 - 24 * float(spent) / top:.1f}"
         for number, spent in enumerate(days)
     )
-    line = _Markup(
+    line = Markup(
         '<svg width="160" height="28" viewBox="0 0 160 28" role="img" aria-label="spent per day">'
         f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/></svg>'
     )
-    label = _el(
-        "span", _QUIET, f" the last {len(days)} days, at most {money(max(days), None)} a day"
-    )
-    return _el("div", "", line, label)
-
-
-# Tables
-
-
-def table_shown(
-    heads: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    right: Iterable[int] = (),
-    note: str = "",
-) -> Shown:
-    """Show a small table; the columns *right* are set to the right, *note* stands below."""
-    numbers = frozenset(right)
-    sides = [_RIGHT if column in numbers else _LEFT for column in range(len(heads))]
-    return Shown(
-        html=_outer(
-            "overflow-x:auto",
-            _el(
-                "table",
-                "border:0;border-collapse:collapse;margin:.4em 0",
-                _el("thead", "", _table_row("th", heads, sides)),
-                _el("tbody", "", *(_table_row("td", row, sides) for row in rows)),
-            ),
-            *([_el("div", _QUIET, note)] if note else ()),
-        ),
-        text=_plain_table([heads, *rows], numbers) + (f"\n\n{_one_line(note)}" if note else ""),
-    )
-
-
-def _table_row(tag: str, cells: Sequence[str], sides: Sequence[str]) -> _Markup:
-    line = ";border-bottom:1px solid rgba(128,128,128,.5)" if tag == "th" else ""
-    return _el(
-        "tr",
-        "background:transparent",
-        *(
-            _el(tag, f"{side}{_whole(cell)}{line}", cell)
-            for side, cell in zip(sides, cells, strict=True)
-        ),
-    )
-
-
-def _whole(cell: str) -> str:
-    """Keep a date or a name on one line; where there is no room, the table scrolls."""
-    return ";white-space:nowrap" if len(cell) <= _SHORT else ""
-
-
-def _plain_table(rows: Sequence[Sequence[str]], right: frozenset[int]) -> str:
-    lines = [[*(_one_line(cell, 60) for cell in row[:-1]), _one_line(row[-1])] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def models_shown(models: Sequence[Model]) -> Shown:
-    """Show the models that the API lists."""
-    rows = [
-        (
-            model.id,
-            model.name or "",
-            _count(model.context_window),
-            _count(model.max_output_tokens),
-            "unknown" if model.input_modalities is None else ", ".join(model.input_modalities),
-        )
-        for model in models
-    ]
-    heads = ("Model", "Name", "Context", "Longest answer", "Reads")
-    note = "Lengths are in tokens. Ask one with: %%deepseek -m NAME"
-    return table_shown(heads, rows, right=(2, 3), note=note)
-
-
-def prices_shown(rows: Sequence[Price], now: datetime, checked: date, source: str) -> Shown:
-    """Show what a million tokens cost, which hours it is *now*, and how old the list is."""
-    hours = band(now)
-    cells = [
-        (
-            row.model,
-            f"{row.band}, now" if row.band == hours else row.band,
-            *(money(price, row.currency) for price in (row.hit, row.miss, row.out)),
-            f"{row.since:%Y-%m-%d}",
-        )
-        for row in rows
-    ]
-    heads = ("Model", "Hours", "Input, cached", "Input", "Output", "Since")
-    age = _counts(max((now.date() - checked).days, 0), "day")
-    spans = " and ".join(f"{start:%H:%M}-{end:%H:%M}" for start, end in PEAK_HOURS)
-    note = (
-        f"Per million tokens. Peak hours: Monday to Friday {spans} Beijing time, except Chinese "
-        f"public holidays. Checked {checked:%Y-%m-%d} ({age} ago) against {source}"
-    )
-    return table_shown(heads, cells, right=(2, 3, 4), note=note)
-
-
-def settings_shown(name: str, rows: Sequence[tuple[str, str, str]]) -> Shown:
-    """Show the settings of the magics class *name*: each with its value and its help."""
-    note = f"Change one for this notebook with: %config {name}.NAME = VALUE"
-    return table_shown(("Setting", "Value", "What it does"), rows, note=note)
-
-
-def usage_shown(rows: Sequence[Mapping[str, Any]]) -> Shown:
-    """Show calls, tokens and costs by day, model and notebook, each day's cost as a bar."""
-    if not rows:
-        said = "Nothing has been asked from this account yet."
-        return Shown(html=_outer(_QUIET, said), text=said)
-    most: dict[str | None, Decimal] = defaultdict(Decimal)
-    for row in rows:
-        most[row["currency"]] = max(most[row["currency"]], row["cost"] or Decimal(0))
-    heads = ("Day", "Model", "Notebook", "Questions", "In", "Cached", "Out", "Cost", "")
-    cells = [_usage_cells(row, most[row["currency"]]) for row in rows]
-    return table_shown(heads, cells, right=(3, 4, 5, 6, 7), note=_usage_note(rows))
-
-
-def _usage_cells(row: Mapping[str, Any], most: Decimal) -> tuple[str, ...]:
-    cost, unpriced = row["cost"], row["unpriced"] or 0
-    if unpriced and cost is not None:
-        paid = f"{money(cost, row['currency'])} + {unpriced:,} unpriced"
-    else:
-        paid = "unpriced" if unpriced else money(cost or Decimal(0), row["currency"])
-    bar = "█" * int((12 * cost / most).to_integral_value(ROUND_HALF_UP)) if cost and most else ""
-    return (
-        str(row["day"]),
-        row["model"] or "",
-        PurePath(row["notebook"] or "").name,
-        _count(row["queries"]),
-        _count(row["prompt_tokens"]),
-        _count(row["prompt_cache_hit_tokens"]),
-        _count(row["completion_tokens"]),
-        paid,
-        bar or ("▏" if cost else ""),
-    )
-
-
-def _usage_note(rows: Sequence[Mapping[str, Any]]) -> str:
-    sums: dict[str, Decimal] = defaultdict(Decimal)
-    for row in rows:
-        if row["cost"]:
-            sums[row["currency"] or "in an unknown currency"] += row["cost"]
-    unpriced = sum(row["unpriced"] or 0 for row in rows)
-    parts = [money(value, currency) for currency, value in sorted(sums.items())]
-    total = " and ".join(parts) or "nothing"
-    return f"Together {total}" + (
-        f", and {_counts(unpriced, 'question')} unpriced." if unpriced else "."
-    )
+    label = el("span", QUIET, f" the last {len(days)} days, at most {money(max(days), None)} a day")
+    return el("div", "", line, label)

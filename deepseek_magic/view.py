@@ -62,6 +62,8 @@ class TerminalView:
 
     def show(self, answer: Answer) -> None:
         """Print what is new."""
+        if answer.note:
+            print(markdown.to_terminal(answer.note), flush=True)
         if answer.reasoning and not answer.text and not self._thought:
             self._thought = True
             print("Thinking…", flush=True)
@@ -113,6 +115,9 @@ class NotebookView:
     def show(self, answer: Answer) -> None:
         """Redraw if it is time; a longer block waits longer for its turn."""
         now = self._clock()
+        if answer.note:
+            self._draw(render.waiting_shown(answer.note).html)
+            return
         if now < self._next:
             return
         if answer.text:

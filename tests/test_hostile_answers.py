@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,7 +15,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from deepseek_magic import markdown, render
+from deepseek_magic import elements, markdown, render, tables
+from deepseek_magic.ledger import Pending
 from deepseek_magic.sandbox import Reply
 from deepseek_magic.wire import Answer, Balance, BalanceInfo
 
@@ -52,16 +54,18 @@ PARTS = (
 )
 HOSTILE = "\n\n".join(PARTS) + "\n\nThe end of it.\n"
 
-GUARD = r"""() => {
+GUARD_OF_A_SHEET = r"""() => {
     const tags = new Set(('A B BLOCKQUOTE BR BUTTON CODE DETAILS DIV EM H1 H2 H3 H4 H5 H6 HR I LI'
         + ' LABEL OL P PRE S SPAN STRONG SUMMARY TABLE TBODY TD TH THEAD TR UL').split(' '));
-    const names = new Set('class style href target rel start open'.split(' '));
+    const names = new Set('class style href target rel start open data-alive data-dead'.split(' '));
     const wrong = window.wrong = [];
     const typeset = node => node.closest('mjx-container') !== null;
     const check = node => {
         const widget = node.closest('.jupyter-widgets') && !node.closest('.widget-html-content');
         const own = node.tagName === 'STYLE'
             && /^\.deepseek-magic-[0-9a-f]+ { display: none }$/.test(node.textContent);
+        // The one sheet of ours, to the letter.
+        if (node.tagName === 'LINK' && node.getAttribute('href') === SHEET) return;
         let fault = !own && !tags.has(node.tagName) && !typeset(node);
         for (const {name, value} of node.attributes) {
             if (/^on/i.test(name) || /commandlinker/i.test(name)) fault = true;
@@ -80,6 +84,7 @@ GUARD = r"""() => {
     );
     window.checkAll();
 }"""
+GUARD = GUARD_OF_A_SHEET.replace("SHEET", json.dumps(elements.SHEET))
 
 
 def trouble(page: NotebookPage) -> dict[str, Any]:
@@ -121,7 +126,11 @@ def shown_besides() -> Iterator[str]:
             balance, "low", {text: Decimal(1)}, now, f"{HOST}/{text}", problem=text, waiting=(text,)
         )
         yield render.balance_shown(facts).html
-        yield render.table_shown((text, "b"), [(text, text)], note=text).html
+        yield tables.table_shown((text, "b"), [(text, text)], note=text).html
+        row = Pending(1, now, text, text, f"%%deepseek {text}\n{text}", asks=True)
+        yield tables.pending_shown([row], now, here=None).html
+        yield render.status_html(text, (text,), text)
+        yield render.waiting_shown(text).html
 
 
 def test_every_beginning_and_end_of_a_hostile_text(page: NotebookPage) -> None:

@@ -14,32 +14,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseek_magic.client import Model
+from deepseek_magic.elements import Shown, above_widgets, duration, money
+from deepseek_magic.ledger import Pending
 from deepseek_magic.prices import Price
 from deepseek_magic.render import (
     BalanceFacts,
     Notice,
-    Shown,
     answer_shown,
     balance_shown,
-    duration,
-    models_shown,
-    money,
+    checked,
+    look_line,
+    not_arrived,
     notice_shown,
-    prices_shown,
     quiet_line,
-    settings_shown,
-    table_shown,
+    status_html,
     text_shown,
     thinking_shown,
-    usage_shown,
+    waited,
     waiting_shown,
 )
+from deepseek_magic.tables import (
+    models_shown,
+    pending_shown,
+    prices_shown,
+    settings_shown,
+    table_shown,
+    usage_shown,
+)
+from deepseek_magic.top_up import Look
 from deepseek_magic.wire import Answer, Balance, BalanceInfo, State, Usage
 
 NOW = datetime(2026, 11, 22, 6, 53, 10, tzinfo=UTC)
 TOP_UP = "https://platform.deepseek.com/top_up"
 EVIL = '<script>alert(\'x\')</script>" onload="x" \x1b[31m $x$ \\(y\\)'
-VOID = ("br", "hr")
+VOID = ("br", "hr", "link")
 
 
 class Page(HTMLParser):
@@ -127,6 +135,41 @@ def facts(**changes: Any) -> BalanceFacts:
     return BalanceFacts(**{**usual, **changes})
 
 
+def two(cny: str, usd: str, **changes: Any) -> Balance:
+    """Give a balance in two currencies."""
+    infos = {
+        "CNY": BalanceInfo("CNY", Decimal(cny), Decimal(0), Decimal(cny)),
+        "USD": BalanceInfo("USD", Decimal(usd), Decimal(0), Decimal(usd)),
+    }
+    return Balance(**{"available": True, "infos": infos, "read_at": NOW, **changes})
+
+
+def look(**changes: Any) -> Look:
+    """Give a look that found an empty account, 50 minutes after the first, with some *changes*."""
+    usual: dict[str, Any] = {
+        "at": NOW,
+        "balance": balance("0.00", available=False),
+        "problem": None,
+        "pause": 12.3,
+        "since": NOW - timedelta(minutes=50),
+        "until": NOW + timedelta(hours=23, minutes=10),
+    }
+    return Look(**{**usual, **changes})
+
+
+def pending(**changes: Any) -> Pending:
+    """Give a question that has waited for an hour, with some *changes*."""
+    usual: dict[str, Any] = {
+        "id": 71,
+        "since": NOW - timedelta(hours=1),
+        "notebook": "/work/a.ipynb",
+        "cell": "c1",
+        "text": "%%deepseek -t off\nWhy is the sky blue?\n",
+        "asks": True,
+    }
+    return Pending(**{**usual, **changes})
+
+
 def usage_row(**changes: Any) -> dict[str, Any]:
     """Give one row of the ledger's usage with some *changes*."""
     return {
@@ -167,6 +210,11 @@ def test_every_foreign_text_is_escaped() -> None:
         prices_shown([price], NOW, date(2026, 11, 15), EVIL),
         settings_shown(EVIL, [(EVIL, EVIL, EVIL)]),
         usage_shown([row]),
+        waiting_shown(EVIL),
+        pending_shown([pending(text=EVIL, notebook=EVIL)], NOW, here=None),
+        above_widgets(settings_shown(EVIL, []), EVIL, EVIL),
+        Shown(status_html(look_line(look(balance=None, problem=EVIL)), (EVIL,), EVIL), ""),
+        Shown(status_html("a", not_arrived(account), f"https://a.b/{EVIL}"), ""),
     ]
 
     for shown in pages:
@@ -328,6 +376,13 @@ def test_thinking() -> None:
     assert thinking_shown("", 1) == waiting_shown()
 
 
+def test_what_is_waited_for() -> None:
+    """While nothing has come back, it is said what is waited for, on one line."""
+    assert waiting_shown().text == "Waiting for DeepSeek…"
+    assert waiting_shown("Asked again\nin 2 s (503).").text == "Asked again in 2 s (503)."
+    assert Page(waiting_shown("Asked again in 2 s (503).").html).words.endswith("2 s (503).")
+
+
 def test_the_notice() -> None:
     """The notice says what happened, when, what there is, what it would cost and what to do."""
     shown = notice_shown(notice(steps=("With -t off it costs less.",), buttons=True))
@@ -345,10 +400,43 @@ def test_the_notice() -> None:
         assert "Billed nothing for this question" in words
         assert "With -t off it costs less." in words
         assert "run this cell again" in words
-    assert "Re-run cell" in page.words
-    assert "Re-run cell" not in shown.text
-    assert "Re-run cell" not in notice_shown(notice()).html
+    assert "Re-run cell" not in page.words + shown.text
     assert TOP_UP in shown.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "unsaid"),
+    [
+        ({"buttons": True}, "click “Re-run cell” below, or", "when topped up"),
+        ({"buttons": True, "waits": True}, "“Re-run when topped up” waits for", "effects"),
+        ({"buttons": True, "ordinary": True}, "with all its effects), or", "when topped up"),
+        ({"buttons": False, "waits": True}, "", "Re-run"),
+    ],
+)
+def test_the_notice_speaks_of_living_buttons_only(
+    changes: dict[str, Any], said: str, unsaid: str
+) -> None:
+    """What buttons do is left to the style sheet, which knows whether they live."""
+    shown = notice_shown(notice(**changes))
+    page = Page(shown.html)
+
+    assert said in shown.html
+    assert unsaid not in shown.html
+    for words in (page.words, " ".join(shown.text.split())):
+        assert words.endswith("then run this cell again.")
+        assert "button" not in words
+        assert "Re-run" not in words
+    assert ("data-dead" in page.attributes) == changes["buttons"]
+
+
+def test_the_notice_of_an_ordinary_cell() -> None:
+    """Of code of the user's own nobody knows what it cost."""
+    shown = notice_shown(notice(ordinary=True, likely_cost=None))
+
+    for words in (Page(shown.html).words, " ".join(shown.text.split())):
+        assert "Balance 0.00 CNY" in words
+        assert "Likely cost" not in words
+        assert "Billed" not in words
 
 
 @pytest.mark.parametrize(
@@ -360,6 +448,7 @@ def test_the_notice() -> None:
         ({"kept": "213 tokens are kept above"}, "Kept 213 tokens are kept above", "Billed"),
         ({"balance": balance("3", available=False)}, "not available for requests", "lags"),
         ({"balance": balance("3")}, "the figure lags by minutes", "not available"),
+        ({"balance": two("0", "12", prefers="CNY")}, "12.00 USD, but 0.00 CNY. Top up", "lags"),
         ({"balance": balance("3"), "own_limit": True}, "Raise the limit", "Top up"),
     ],
 )
@@ -413,7 +502,7 @@ def test_the_balance() -> None:
     )
 
     for words in (Page(shown.html).words, " ".join(shown.text.split())):
-        assert words.startswith("4.93 CNY left")
+        assert words.startswith("4.92 CNY left"), "what is left is never told as more than it is"
         assert "sandbox" in words
         assert f"Read {NOW - timedelta(seconds=12):%Y-%m-%d}" in words
         assert "old when shown" not in words
@@ -553,3 +642,159 @@ def test_styles_are_inline(shown: Shown) -> None:
     assert "id" not in page.attributes
     assert not re.search(r"url\(|@import|position:", shown.html)
     assert set(re.findall(r'class="([^"]*)"', shown.html)) <= {"tex2jax_ignore mathjax_ignore"}
+
+
+def local(at: datetime, form: str) -> str:
+    """Write a moment as the reader's clock shows it."""
+    return f"{at.astimezone():{form}}"
+
+
+def test_the_line_of_a_look() -> None:
+    """One line tells since when, the figure and its time, the next look, and until when."""
+    at = look().at
+
+    assert look_line(look()) == (
+        f"Waiting for a top-up since {local(look().since, '%H:%M')} · "
+        f"0.00 CNY at {local(at, '%H:%M:%S')} · next look in 12 s · "
+        f"until tomorrow {local(look().until, '%H:%M')}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        (
+            {"balance": None, "problem": "The API was\nnot reached."},
+            "The API was not reached · next",
+        ),
+        ({"balance": None}, "the balance could not be read at "),
+        ({"balance": Balance(True, {}, NOW)}, "balance unknown at "),
+        ({"balance": balance("3", available=False)}, "3.00 CNY, not available for requests, at "),
+        ({"pause": 0.2}, "next look in 1 s"),
+        ({"pause": 300}, "next look in 5 min"),
+        ({"since": NOW - timedelta(days=1)}, "since yesterday "),
+        (
+            {"since": NOW - timedelta(days=3)},
+            f"since {local(NOW - timedelta(days=3), '%Y-%m-%d')} ",
+        ),
+    ],
+)
+def test_the_line_tells_the_looks_apart(changes: dict[str, Any], part: str) -> None:
+    """What could not be read is said with its reason, and another day by its name."""
+    assert part in look_line(look(**changes))
+
+
+@pytest.mark.parametrize(
+    ("reading", "first"),
+    [
+        (balance("0.00", available=False), "The payment may still be pending"),
+        (None, "The balance could not be read, so the money may be there already."),
+        (two("0", "12"), "The money is in the other currency: 12.00 USD, but 0.00 CNY."),
+        (two("0", "12", prefers="CNY"), "The money is in the other currency: 12.00 USD"),
+        (two("0", "0"), "The payment may still be pending"),
+        (balance("3", available=False), "There is money, but DeepSeek answers “available: false”"),
+        (balance("3"), "DeepSeek shows 3.00 CNY and still refused"),
+        (balance("3", spent="3"), "The last figure is used up: 3.00 CNY was spent"),
+        (Balance(None, {}, NOW), "The payment may still be pending"),
+    ],
+)
+def test_why_a_top_up_has_not_arrived(reading: Balance | None, first: str) -> None:
+    """What the reading shows comes first, then what it usually is."""
+    reasons = not_arrived(reading)
+
+    assert reasons[0].startswith(first)
+    assert any("may have failed" in reason for reason in reasons)
+    assert any("another account" in reason for reason in reasons)
+    assert any("lag by some minutes" in reason for reason in reasons)
+    assert all(len(reason) < 110 for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("reading", "waits", "said"),
+    [
+        (balance("0"), False, "Still empty: 0.00 CNY. A top-up can take a minute to arrive."),
+        (balance("3", available=False), False, "3.00 CNY, but DeepSeek says it is not available"),
+        (balance("3"), False, "3.00 CNY now. Re-run the cell."),
+        (balance("3"), True, "3.00 CNY now. The cell runs by itself."),
+        (Balance(True, {}, NOW), False, "DeepSeek gave no figure. Try again in a minute."),
+    ],
+)
+def test_what_a_check_found(reading: Balance, waits: bool, said: str) -> None:
+    """A look by click tells the figure and what to do; no figure is not an empty account."""
+    assert checked(reading, waits=waits).startswith(said)
+
+
+def test_the_end_of_the_waiting() -> None:
+    """It is said how long it was waited, that nothing was sent, and how to go on."""
+    assert waited(look()).startswith("Waited for 24 hours, and no money came.")
+    assert waited(None).startswith("Waited, and no money came.")
+    assert "nothing was sent. Top up, then re-run the cell" in waited(None)
+
+
+def test_the_status_is_one_line_until_it_is_explained() -> None:
+    """The reasons stand below the line, the last of them with a link; without any there is none."""
+    line = Page(status_html("a & b", (), TOP_UP))
+    explained = Page(status_html("a & b", ("one", "two"), TOP_UP))
+
+    assert (line.words, line.links) == ("a & b", [])
+    assert explained.words.startswith("a & b If you have topped up")
+    assert explained.tags.count("li") == 3
+    assert [link["href"] for link in explained.links] == [TOP_UP]
+    assert Page(status_html("a", ("one",), "javascript:x")).links == []
+    assert status_html("", (), TOP_UP) == ""
+
+
+def test_the_cells_that_wait() -> None:
+    """The list tells since when, what kind, the beginning, and what a re-run does."""
+    rows = [
+        pending(),
+        pending(text="import openai\n\nclient = openai.OpenAI()\n", asks=False),
+        pending(answered=NOW),
+        pending(text=None),
+    ]
+
+    shown = pending_shown(rows, NOW, here="/work/a.ipynb")
+    since = local(NOW - timedelta(hours=1), "%Y-%m-%d %H:%M")
+
+    for words in (Page(shown.html).words, " ".join(shown.text.split())):
+        assert "Notebook" not in words
+        assert f"1 {since} question Why is the sky blue? ask again" in words
+        assert "2 " + since + " Python import openai ⏎ client = openai.OpenAI() run again" in words
+        assert f"show the answer that arrived at {local(NOW, '%H:%M')}, already paid for" in words
+        assert "(its text was not kept) nothing; run it in its notebook" in words
+        assert (
+            f"As of {local(NOW, '%Y-%m-%d %H:%M')}. Run one again with: %deepseek rerun 1" in words
+        )
+        assert "%deepseek rerun all" in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "this one"),
+        ({"notebook": "/work/b.ipynb"}, "b.ipynb"),
+        ({"notebook": None}, "unknown"),
+    ],
+)
+def test_the_cells_of_other_notebooks(changes: dict[str, Any], said: str) -> None:
+    """Where other notebooks wait too, each row names its own."""
+    rows = [pending(**changes), pending(notebook="/work/c.ipynb")]
+
+    shown = pending_shown(rows, NOW, here="/work/a.ipynb")
+
+    assert "Notebook" in shown.text
+    assert said in shown.text.splitlines()[1]
+    assert "c.ipynb" in shown.text.splitlines()[2]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "%%deepseek", "%%deepseek\n\n", "x" * 10**6])
+def test_any_text_of_a_cell_has_a_beginning(text: str) -> None:
+    """However short or long the text of a cell, its row is one line."""
+    shown = pending_shown([pending(text=text)], NOW, here="/work/a.ipynb")
+
+    assert len(shown.text.splitlines()[1]) < 140
+
+
+def test_no_cell_waits() -> None:
+    """An empty list is one sentence."""
+    assert pending_shown([], NOW, here=None).text == "No cell waits for money."

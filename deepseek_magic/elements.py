@@ -1,0 +1,235 @@
+"""What every output is made of: words for figures and times, and HTML that is escaped.
+
+The HTML carries its styles inline and says everything in words, so that it is
+readable on light and dark pages, in saved notebooks, and where styles are stripped.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from .markdown import to_terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One output, as HTML and as the text that stands for it elsewhere."""
+
+    html: str
+    text: str
+
+
+# Words
+
+
+def money(value: Decimal | None, currency: str | None, *, rounding: str = ROUND_HALF_UP) -> str:
+    """Write an amount with as many digits as it takes to see it: "0.0012 CNY".
+
+    A positive amount never reads 0.00; None is "unknown".
+    """
+    if value is None:
+        return "unknown"
+    size = abs(value)
+    if size >= 1 or not size:
+        places = 2
+    elif size >= Decimal("0.01"):
+        places = 3
+    else:
+        places = 1 - size.adjusted()
+    rounded = value.quantize(Decimal(1).scaleb(-places), rounding)
+    whole, _, digits = f"{rounded:,.{places}f}".partition(".")
+    number = f"{whole}.{digits.rstrip('0').ljust(2, '0')}"
+    return f"{number} {one_line(currency, 20)}" if currency else number
+
+
+def at_least(value: Decimal | None, currency: str | None) -> str:
+    """Write what is left: as `money` does, but never more than there is."""
+    return money(value, currency, rounding=ROUND_DOWN)
+
+
+MINUTE = 60
+_UNITS = ((86400, "d", 3600, "h"), (3600, "h", MINUTE, "min"), (MINUTE, "min", 1, "s"))
+
+
+def duration(seconds: float) -> str:
+    """Write a length of time in its two largest units: "3.2 s", "4 min 10 s", "2 h 5 min"."""
+    if (exact := round(max(seconds, 0), 1)) < 10:
+        return f"{exact:.1f} s"
+    whole = round(seconds)
+    for size, name, below, small in _UNITS:
+        if whole >= size:
+            rest = whole % size // below
+            return f"{whole // size} {name}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
+
+
+def moment(at: datetime) -> str:
+    """Write a moment to the second, as the reader's clock shows it."""
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def count(number: int | None) -> str:
+    """Write a number with its thousands apart; None is "unknown"."""
+    return "unknown" if number is None else f"{number:,}"
+
+
+def counted(number: int, word: str) -> str:
+    """Write a number of things: "1 day", "2 days"."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def one_line(text: str, limit: int = 500) -> str:
+    """Bring a foreign *text* onto one line of bounded length."""
+    line = " ".join(to_terminal(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+# Elements
+
+
+class Markup(str):
+    """HTML that was made by `el`, or by `markdown`, and is not escaped again."""
+
+    __slots__ = ()
+
+
+QUIET = "opacity:.7;font-size:.9em"
+# Widgets set a line height of their own, by far too large for a table.
+CELL = (
+    "padding:.15em .9em .15em 0;border:0;vertical-align:top;background:transparent;line-height:1.4"
+)
+LEFT = f"{CELL};text-align:left"
+_NEW_TAB = MappingProxyType({"target": "_blank", "rel": "noopener noreferrer"})
+
+
+def el(tag: str, style: str, *content: str, **attributes: str) -> Markup:
+    """Make an element; all that is not markup already is escaped."""
+    values = {**({"style": style} if style else {}), **attributes}
+    names = "".join(
+        f' {name}="{html.escape(to_terminal(value))}"' for name, value in values.items()
+    )
+    return Markup(f"<{tag}{names}>{joined(content)}</{tag}>")
+
+
+def joined(content: Iterable[str]) -> Markup:
+    """Put pieces together, escaping those that are not markup."""
+    pieces = (
+        piece if isinstance(piece, Markup) else html.escape(to_terminal(piece)) for piece in content
+    )
+    return Markup("".join(pieces))
+
+
+def outer(style: str, *content: str) -> Markup:
+    """Make the outermost element; nothing in it is typeset as math."""
+    return el("div", style, *content, **{"class": "tex2jax_ignore mathjax_ignore"})
+
+
+def link(name: str, address: str, style: str) -> Markup:
+    """Make a link; an address that is not of the web is only shown."""
+    if re.match(r"https?://[^/\\?#\s]", address, re.IGNORECASE):
+        return el("a", style, name, href=address, **_NEW_TAB)
+    return joined([f"{name}: ", address])
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> Markup:
+    """Make a table of names and values."""
+    body = [
+        el("tr", "background:transparent", *_pair(name, value)) for name, value in rows if value
+    ]
+    return el("table", "border:0;border-collapse:collapse;margin:.4em 0", el("tbody", "", *body))
+
+
+def _pair(name: str, value: str) -> tuple[Markup, Markup]:
+    return (
+        el("td", f"{LEFT};opacity:.7;white-space:nowrap", name),
+        el("td", f"{LEFT};min-width:8em", value),
+    )
+
+
+def aligned(rows: Iterable[tuple[str, str]]) -> str:
+    """Write names and values as lines of text."""
+    kept = [(one_line(name, 30), value) for name, value in rows if value]
+    width = max((len(name) for name, _ in kept), default=0)
+    return "\n".join(f"{name:<{width}}  {one_line(value)}" for name, value in kept)
+
+
+# A static output, and the widgets below it
+
+STATIC = "deepseek-magic-static"
+"""The class of an output that has widgets in the next one, and stays when they are dead."""
+LIVING = "deepseek-magic-living"
+"""The class of the box of these widgets."""
+
+
+def _sheet() -> str:
+    """Make the style sheet which hides dead widgets and lets words follow their state.
+
+    Widgets die with their kernel. In the page they then bear the class
+    "disconnected"; in one that was loaded anew stands an error of the front end
+    in their place, or "Loading widget..." for ever where there is no kernel.
+    """
+    child, output = ".jp-OutputArea-child", "> .jp-OutputArea-output"
+    alive = f"{output} > .{LIVING}:not(.jupyter-widgets-disconnected)"
+    dead = f"{output} > .{LIVING}.jupyter-widgets-disconnected, {output}.jupyter-widgets"
+    ours = f"{child}:has({output} > .{STATIC})"
+    above_alive, above_dead = (
+        f"{child}:has({_next_to(child, state)}) {output} > .{STATIC}" for state in (alive, dead)
+    )
+    return "".join(
+        [
+            f"{ours} + {child}:has({dead}) {{display: none}}",
+            f"{ours} + {child} {output}:not([data-mime-type]):not(:has(*)) {{display: none}}",
+            f"{above_alive} [data-alive]::before {{content: attr(data-alive)}}",
+            f"{above_dead} [data-dead]::before {{content: attr(data-dead)}}",
+            f"{above_dead} {{display: block}}",
+        ]
+    )
+
+
+def _next_to(child: str, state: str) -> str:
+    return ", ".join(f"+ {child} {part}" for part in state.split(", "))
+
+
+SHEET = f"data:text/css,{_sheet()}"
+"""The style sheet, as the address of a <link>.
+
+Not in a <style>: where a notebook is exported to Markdown, GitHub shows the text of that.
+"""
+
+
+def above_widgets(shown: Shown, dead: str, name: str = "") -> Shown:
+    """Make *shown* ready to stand above widgets of ours; *dead* follows when they are dead.
+
+    *name* is one more class of the element.
+    """
+    return Shown(companion("", Markup(shown.html), dead=dead, name=name), shown.text)
+
+
+def companion(style: str, *content: str, dead: str, name: str = "") -> Markup:
+    """Make a static output; the words *dead* follow it once the widgets below are dead.
+
+    They are no text of the page, so that it is right wherever no style applies.
+    """
+    gone = el("div", f"{QUIET};margin-top:.3em", **{"data-dead": dead})
+    return el(
+        "div",
+        style,
+        *content,
+        gone,
+        Markup(f'<link rel="stylesheet" href="{html.escape(SHEET)}">'),
+        **{"class": " ".join([STATIC, *name.split(), "tex2jax_ignore mathjax_ignore"])},
+    )
+
+
+def while_alive(words: str) -> Markup:
+    """Make words that are shown only while the widgets below are alive."""
+    return el("span", "", **{"data-alive": words})

@@ -1,0 +1,241 @@
+"""Facts as small tables: models, prices, settings, what was spent, the cells that wait."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from .elements import (
+    CELL,
+    LEFT,
+    QUIET,
+    Markup,
+    Shown,
+    above_widgets,
+    count,
+    counted,
+    el,
+    money,
+    one_line,
+    outer,
+)
+from .prices import PEAK_HOURS, band
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import date, datetime
+
+    from .client import Model
+    from .ledger import Pending
+    from .prices import Price
+
+_RIGHT = f"{CELL};text-align:right"
+_SHORT = 32
+
+
+def table_shown(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Iterable[int] = (),
+    note: str = "",
+) -> Shown:
+    """Show a small table; the columns *right* are set to the right, *note* stands below."""
+    numbers = frozenset(right)
+    sides = [_RIGHT if column in numbers else LEFT for column in range(len(heads))]
+    return Shown(
+        html=outer(
+            "overflow-x:auto",
+            el(
+                "table",
+                "border:0;border-collapse:collapse;margin:.4em 0",
+                el("thead", "", _table_row("th", heads, sides)),
+                el("tbody", "", *(_table_row("td", row, sides) for row in rows)),
+            ),
+            *([el("div", QUIET, note)] if note else ()),
+        ),
+        text=_plain_table([heads, *rows], numbers) + (f"\n\n{one_line(note)}" if note else ""),
+    )
+
+
+def _table_row(tag: str, cells: Sequence[str], sides: Sequence[str]) -> Markup:
+    line = ";border-bottom:1px solid rgba(128,128,128,.5)" if tag == "th" else ""
+    return el(
+        "tr",
+        "background:transparent",
+        *(
+            el(tag, f"{side}{_whole(cell)}{line}", cell)
+            for side, cell in zip(sides, cells, strict=True)
+        ),
+    )
+
+
+def _whole(cell: str) -> str:
+    """Keep a date or a name on one line; where there is no room, the table scrolls."""
+    return ";white-space:nowrap" if len(cell) <= _SHORT else ""
+
+
+def _plain_table(rows: Sequence[Sequence[str]], right: frozenset[int]) -> str:
+    lines = [[*(one_line(cell, 60) for cell in row[:-1]), one_line(row[-1])] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def models_shown(models: Sequence[Model]) -> Shown:
+    """Show the models that the API lists."""
+    rows = [
+        (
+            model.id,
+            model.name or "",
+            count(model.context_window),
+            count(model.max_output_tokens),
+            "unknown" if model.input_modalities is None else ", ".join(model.input_modalities),
+        )
+        for model in models
+    ]
+    heads = ("Model", "Name", "Context", "Longest answer", "Reads")
+    note = "Lengths are in tokens. Ask one with: %%deepseek -m NAME"
+    return table_shown(heads, rows, right=(2, 3), note=note)
+
+
+def prices_shown(rows: Sequence[Price], now: datetime, checked: date, source: str) -> Shown:
+    """Show what a million tokens cost, which hours it is *now*, and how old the list is."""
+    hours = band(now)
+    cells = [
+        (
+            row.model,
+            f"{row.band}, now" if row.band == hours else row.band,
+            *(money(price, row.currency) for price in (row.hit, row.miss, row.out)),
+            f"{row.since:%Y-%m-%d}",
+        )
+        for row in rows
+    ]
+    heads = ("Model", "Hours", "Input, cached", "Input", "Output", "Since")
+    age = counted(max((now.date() - checked).days, 0), "day")
+    spans = " and ".join(f"{start:%H:%M}-{end:%H:%M}" for start, end in PEAK_HOURS)
+    note = (
+        f"Per million tokens. Peak hours: Monday to Friday {spans} Beijing time, except Chinese "
+        f"public holidays. Checked {checked:%Y-%m-%d} ({age} ago) against {source}"
+    )
+    return table_shown(heads, cells, right=(2, 3, 4), note=note)
+
+
+def settings_shown(name: str, rows: Sequence[tuple[str, str, str]]) -> Shown:
+    """Show the settings of the magics class *name*: each with its value and its help."""
+    note = f"Change one for this notebook with: %config {name}.NAME = VALUE"
+    return table_shown(("Setting", "Value", "What it does"), rows, note=note)
+
+
+def usage_shown(rows: Sequence[Mapping[str, Any]]) -> Shown:
+    """Show calls, tokens and costs by day, model and notebook, each day's cost as a bar."""
+    if not rows:
+        said = "Nothing has been asked from this account yet."
+        return Shown(html=outer(QUIET, said), text=said)
+    most: dict[str | None, Decimal] = defaultdict(Decimal)
+    for row in rows:
+        most[row["currency"]] = max(most[row["currency"]], row["cost"] or Decimal(0))
+    heads = ("Day", "Model", "Notebook", "Questions", "In", "Cached", "Out", "Cost", "")
+    cells = [_usage_cells(row, most[row["currency"]]) for row in rows]
+    return table_shown(heads, cells, right=(3, 4, 5, 6, 7), note=_usage_note(rows))
+
+
+def _usage_cells(row: Mapping[str, Any], most: Decimal) -> tuple[str, ...]:
+    cost, unpriced = row["cost"], row["unpriced"] or 0
+    if unpriced and cost is not None:
+        paid = f"{money(cost, row['currency'])} + {unpriced:,} unpriced"
+    else:
+        paid = "unpriced" if unpriced else money(cost or Decimal(0), row["currency"])
+    bar = "█" * int((12 * cost / most).to_integral_value(ROUND_HALF_UP)) if cost and most else ""
+    return (
+        str(row["day"]),
+        row["model"] or "",
+        PurePath(row["notebook"] or "").name,
+        count(row["queries"]),
+        count(row["prompt_tokens"]),
+        count(row["prompt_cache_hit_tokens"]),
+        count(row["completion_tokens"]),
+        paid,
+        bar or ("▏" if cost else ""),
+    )
+
+
+def _usage_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    sums: dict[str, Decimal] = defaultdict(Decimal)
+    for row in rows:
+        if row["cost"]:
+            sums[row["currency"] or "in an unknown currency"] += row["cost"]
+    unpriced = sum(row["unpriced"] or 0 for row in rows)
+    parts = [money(value, currency) for currency, value in sorted(sums.items())]
+    total = " and ".join(parts) or "nothing"
+    return f"Together {total}" + (
+        f", and {counted(unpriced, 'question')} unpriced." if unpriced else "."
+    )
+
+
+# Cells that wait
+
+
+def pending_shown(rows: Sequence[Pending], now: datetime, *, here: str | None) -> Shown:
+    """Show the cells that wait for money, numbered from 1; *here* is this notebook's path."""
+    if not rows:
+        said = "No cell waits for money."
+        return Shown(html=outer(QUIET, said), text=said)
+    elsewhere = any(row.notebook != here for row in rows)
+    heads = ("", "Since", *(["Notebook"] if elsewhere else ()), "Kind", "Cell", "On a re-run")
+    cells = [
+        (
+            str(number),
+            f"{row.since.astimezone():%Y-%m-%d %H:%M}",
+            *([_notebook_of(row, here)] if elsewhere else ()),
+            "question" if row.asks else "Python",
+            excerpt(row),
+            _on_rerun(row),
+        )
+        for number, row in enumerate(rows, 1)
+    ]
+    note = (
+        f"As of {now.astimezone():%Y-%m-%d %H:%M}. Run one again with: %deepseek rerun 1, "
+        "all questions with: %deepseek rerun all"
+    )
+    return above_widgets(table_shown(heads, cells, right=(0,), note=note), _PENDING_GONE)
+
+
+_PENDING_GONE = (
+    "The buttons that stood below are gone: they last no longer than their kernel. "
+    "Look again with: %deepseek pending"
+)
+
+
+def _notebook_of(row: Pending, here: str | None) -> str:
+    if row.notebook == here:
+        return "this one"
+    return "unknown" if row.notebook is None else PurePath(row.notebook).name
+
+
+def excerpt(row: Pending, limit: int = 60) -> str:
+    """Give the beginning of a cell's text on one line; of a question, its words first."""
+    if row.text is None:
+        return "(its text was not kept)"
+    head, *body = row.text[: 4 * limit].strip().splitlines() or [""]
+    asked = [line for line in body if line.strip()]
+    lines = asked if row.asks and asked else [head, *asked]
+    return one_line(" ⏎ ".join(line.strip() for line in lines), limit)
+
+
+def _on_rerun(row: Pending) -> str:
+    if row.answered is not None:
+        time = f"{row.answered.astimezone():%H:%M}"
+        if row.answered.astimezone().date() != row.since.astimezone().date():
+            time = f"{row.answered.astimezone():%Y-%m-%d %H:%M}"
+        return f"show the answer that arrived at {time}, already paid for"
+    if row.text is None:
+        return "nothing; run it in its notebook"
+    return "ask again" if row.asks else "run again (your own code)"
