@@ -39,6 +39,8 @@ SETTLE = 0.15
 On ipykernel 7.0 to 7.3 another thread tells the end of the click. When that
 comes after the start of the run, the page shows a running kernel as idle.
 """
+STOPS = 100
+"""Milliseconds that may pass until a stop is noticed."""
 LOOKS = 6
 """How often in a row the kernel must be free before a page counts as silent."""
 
@@ -58,6 +60,16 @@ class Cell:
         """The cell's id in the front end; None when it gave none."""
         name = self.parent["metadata"].get("cellId")
         return name if isinstance(name, str) else None
+
+    @property
+    def place(self) -> str:
+        """What names the cell in this kernel: its id, else the id of the run's request."""
+        return self.id or str(self.parent["header"].get("msg_id", ""))
+
+    @property
+    def session(self) -> str:
+        """The page's connection that sent it; a page that is loaded anew has another."""
+        return str(self.parent["header"].get("session", ""))
 
     @property
     def replayed(self) -> bool:
@@ -116,13 +128,12 @@ class _Line:
             self.replies[message["parent_header"].get("msg_id", "")] = message["content"]
         return self.replies.pop(request, None)
 
-    def wait(self, request: str, stop: threading.Event) -> Mapping[str, Any] | None:
-        """Give the reply to *request*, however long it takes; None after a *stop*."""
-        pause = 0.005
+    def wait(self, request: str, stop: threading.Event | None = None) -> Mapping[str, Any] | None:
+        """Give the reply to *request* at once when it comes; None after a *stop*."""
         while (reply := self.reply(request)) is None:
-            if stop.wait(pause):
+            if stop is not None and stop.is_set():
                 return None
-            pause = min(2 * pause, 0.25)
+            self.socket.poll(STOPS)
         return reply
 
 
@@ -139,13 +150,14 @@ def _line() -> Iterator[_Line]:
         client.context.destroy(linger=2000)
 
 
-def _again(cell: Cell) -> dict[str, Any]:
-    """Make the request that runs *cell* once more, as it was sent.
+def _again(cell: Cell, code: str | None) -> dict[str, Any]:
+    """Make the request that runs *cell* once more: as it was sent, or *code* in its place.
 
     Nobody could answer its questions, since the reply would come to us; and if
     it fails, cells that were queued meanwhile are none of its business.
     """
     parent = cell.parent
+    content = parent["content"] if code is None else {**parent["content"], "code": code}
     header = {**parent["header"], "date": datetime.now(UTC)}  # a kernel refuses an exact copy
     return {
         "header": header,
@@ -153,7 +165,7 @@ def _again(cell: Cell) -> dict[str, Any]:
         "msg_type": header["msg_type"],
         "parent_header": {},
         "metadata": {**parent["metadata"], MARK: True},
-        "content": {**parent["content"], "allow_stdin": False, "stop_on_error": False},
+        "content": {**content, "allow_stdin": False, "stop_on_error": False},
     }
 
 
@@ -184,6 +196,50 @@ def _remove(probe: Any) -> None:
     layout.close()
 
 
+def _remove_late(probe: Any) -> None:
+    """Remove *probe* when a page that had been asleep answers it.
+
+    Without it ipykernel would complain of that answer in the cell that ran last.
+    """
+    probe.observe(lambda _: _remove(probe), "outputs")
+
+
+def _answered(line: _Line, wait: float, stop: threading.Event, heard: threading.Event) -> bool:
+    """Wait for *heard* until the kernel has been free for *wait* seconds, or until *stop*."""
+    free, knock = 0, line.knock()
+    while free < LOOKS and not stop.is_set():
+        if heard.wait(wait / LOOKS):
+            return not stop.is_set()
+        if line.reply(knock) is None:
+            free = 0
+        else:
+            free, knock = free + 1, line.knock()
+    return False
+
+
+def page_shows(
+    shell: InteractiveShell, cell: Cell, *, wait: float = 3.0, stop: threading.Event | None = None
+) -> bool:
+    """Tell whether a page still shows what *cell* publishes; it blocks until that is known.
+
+    Not for the kernel's main thread, which has to take the page's answer. A page
+    is silent as it is to a `Rerun`, and after *stop*.
+    """
+    heard = threading.Event()
+    try:
+        with _line() as line:
+            probe = cell.run(_probe)
+            try:
+                cell.run(_call, shell, cell, probe, heard.set)
+                return _answered(line, wait, stop or threading.Event(), heard)
+            finally:
+                cell.run(_hush, probe)
+                cell.run(_remove if heard.is_set() else _remove_late, probe)
+    except Exception:
+        log.debug("A page was not asked for a cell", exc_info=True)
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class _Attempt:
     """One click, until the cell has run or it is clear that it will not."""
@@ -205,7 +261,8 @@ class Rerun:
     when none has, or when there is no way to run the cell. Both are called in
     a thread of this object, as `Cell.run` does. A page is silent when the
     kernel has been free for *wait* seconds without an answer: as long as cells
-    run, its answer may be queued behind them.
+    run, its answer may be queued behind them. *code* is run instead of the
+    cell's own text, when it is given.
     """
 
     def __init__(
@@ -216,12 +273,16 @@ class Rerun:
         silent: Callable[[], object],
         before: Callable[[], object] = lambda: None,
         wait: float = 3.0,
+        code: str | None = None,
     ) -> None:
         self.cell = cell
+        self.reply: Mapping[str, Any] | None = None
+        """What the kernel said at the end of the run (an `execute_reply`); None until then."""
         self._shell = shell
         self._silent = silent
         self._before = before
         self._wait = wait
+        self._code = code
         self._lock = threading.Lock()
         self._attempt: _Attempt | None = None
         self._sent = False
@@ -260,11 +321,14 @@ class Rerun:
         return not attempt.thread.is_alive()
 
     def cancel(self) -> None:
-        """Stop what is under way; a run that has been sent goes on."""
+        """Stop what is under way; a run that has been sent goes on, and is not waited for."""
         with self._lock:
             if self._attempt is not None:
                 self._attempt.halt()
-        self.join(timeout=2)  # it takes milliseconds, unless a callback hangs
+            sent = self._sent
+        # The run itself may be what cancels: its end would be waited for in vain.
+        if not sent:
+            self.join(timeout=2)  # it takes milliseconds, unless a callback hangs
 
     def close(self) -> None:
         """Cancel for good, and leave no widget in the kernel."""
@@ -301,20 +365,9 @@ class Rerun:
             self._probe = self.cell.run(_probe)
         try:
             self.cell.run(_call, self._shell, self.cell, self._probe, heard.set)
-            return self._answered(line, stop, heard)
+            return _answered(line, self._wait, stop, heard)
         finally:
             self.cell.run(_hush, self._probe)
-
-    def _answered(self, line: _Line, stop: threading.Event, heard: threading.Event) -> bool:
-        free, knock = 0, line.knock()
-        while free < LOOKS:
-            if heard.wait(self._wait / LOOKS):
-                return not stop.is_set()
-            if line.reply(knock) is None:
-                free = 0
-            else:
-                free, knock = free + 1, line.knock()
-        return False
 
     def _send(self, line: _Line, stop: threading.Event) -> None:
         """Run the cell once the kernel is free, and again if it was turned away unrun.
@@ -326,10 +379,11 @@ class Rerun:
             with self._lock:
                 if stop.is_set():
                     return
-                request = line.send(_again(self.cell))
+                request = line.send(_again(self.cell, self._code))
                 self._sent = True
-            reply = line.wait(request, stop)
+            reply = line.wait(request)
             if reply is None or reply.get("status") != "aborted":
+                self.reply = reply
                 return
             with self._lock:
                 self._sent = False

@@ -1,4 +1,4 @@
-"""The live parts below a cell: the notice's controls, and the balance.
+"""The live parts below a cell: the notice's controls, the cells that wait, and the balance.
 
 Widgets are made here and nowhere else. Whatever reads the network does so on
 a thread of its own and changes the widget through the cell's context.
@@ -7,25 +7,42 @@ a thread of its own and changes the widget through the cell's context.
 from __future__ import annotations
 
 import threading
+import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from . import render
+from . import elements, render, tables
 from .errors import DeepSeekError
 from .rerun import Rerun
+from .top_up import TOP_UP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from IPython.core.interactiveshell import InteractiveShell
 
+    from .ledger import Pending
     from .rerun import Cell
     from .session import Session
+    from .top_up import Look
+    from .waiting import Waiting
 
 UNREACHED = (
     "This page no longer knows the cell (it was loaded anew, or the cell was moved by cut and "
     "paste). Nothing was sent. Run the cell again by hand."
 )
+UNSEEN = (
+    "The money is there, but the page that waited is closed, asleep, or was loaded anew. Nothing "
+    "was sent. Run the cell by hand; until then it is tried again from time to time."
+)
+ON_ITS_WAY = "It is about to run already. Stop it like any cell, once it runs."
+FOLLOWS = "This is how it stood then. Look again with: %deepseek balance"
+STILL_EMPTY = frozenset({"InsufficientBalance", "OverLimit"})
+"""The errors after which a cell that waits goes on waiting."""
+EXPLAIN_AFTER = 180.0
+"""Seconds from the first look that found nothing until it is said what that usually is."""
+TWICE_SECONDS = 0.6
+"""A second click within this time belongs to the first: a double click, or one of a busy kernel."""
 
 
 def in_thread(function: Callable[[], None]) -> None:
@@ -51,70 +68,301 @@ def close_all(widget: Any) -> None:
     widget.close()
 
 
+def _button(label: str, tooltip: str, *, width: str = "auto", **more: Any) -> Any:
+    """Make a button as wide as its words, when no *width* is given."""
+    from ipywidgets import Button, Layout
+
+    return Button(description=label, tooltip=tooltip, layout=Layout(width=width), **more)
+
+
+def _row(*children: Any) -> Any:
+    """Put widgets side by side, below each other where the page is narrow."""
+    from ipywidgets import HBox, Layout
+
+    return HBox(children, layout=Layout(flex_flow="row wrap", align_items="center"))
+
+
 class NoticeControls:
-    """The buttons below a notice: run again, look at the balance. They go when the cell runs."""
+    """The buttons below a notice: run again, wait for a top-up, look at the balance.
 
-    def __init__(self, shell: InteractiveShell, cell: Cell, session: Session) -> None:
-        from ipywidgets import Button, HBox, Label, Layout
+    They go when the cell runs. Without *waiting* nothing waits; with *resume*
+    it waits from the start. *explain_after* seconds after the first look that
+    found nothing it is said what that usually is, with a link to *billing_url*.
+    """
 
-        self._cell = cell
+    def __init__(
+        self,
+        shell: InteractiveShell,
+        cell: Cell,
+        session: Session,
+        waiting: Waiting | None = None,
+        *,
+        resume: bool = False,
+        explain_after: float = EXPLAIN_AFTER,
+        billing_url: str = TOP_UP,
+    ) -> None:
+        from ipywidgets import HTML, Layout, VBox
+
+        self.cell = cell
         self._session = session
+        self._waiting = waiting
+        self._explain_after = explain_after
+        self._billing_url = billing_url
         self._rerun = Rerun(shell, cell, before=self._running, silent=self._silent)
-        self._again = Button(
-            description="Re-run cell",
-            button_style="primary",
-            tooltip="Run this cell again, in its place",
+        self._again = _button(
+            "Re-run cell", "Run this cell again, in its place", button_style="primary"
         )
-        self._check = Button(description="Check balance", tooltip="Read the balance from DeepSeek")
-        self._said = Label()
+        self._later = _button("", "", width="14em")  # for either of its names
+        self._check = _button("Check balance", "Read the balance from DeepSeek")
+        self._said = HTML(layout=Layout(margin="0 2px", width="auto"))
         self._again.on_click(self._click_again)
+        self._later.on_click(self._click_later)
         self._check.on_click(self._click_check)
-        self.box = HBox(
-            [self._again, self._check, self._said],
-            layout=Layout(flex_flow="row wrap", align_items="center"),
-        )
+        later = () if waiting is None else (self._later,)
+        self.box = VBox([_row(self._again, *later, self._check), self._said])
+        self.box.add_class(elements.LIVING)
+        self._lock = threading.RLock()
+        self._waits = False
+        self._turned = float("-inf")
+        self._empty_since: float | None = None
+        self._look: Look | None = None
         self._closed = False
+        self._name_later()
+        if resume and waiting is not None:
+            self._wait(waiting)
         publish(shell, self.box)
 
     def close(self) -> None:
-        """Take the buttons away, and with them a run that has not begun."""
-        if not self._closed:
+        """Take the buttons away, and with them the waiting and a run that has not begun."""
+        with self._lock:
+            if self._closed:
+                return
             self._closed = True
-            self._rerun.close()
-            close_all(self.box)
+        if self._waiting is not None:
+            self._waiting.remove(self.cell.place, self)
+        self._rerun.close()
+        close_all(self.box)
+        close_all(self._later)  # it is in no box where nothing waits
+
+    # -- what the buttons do ------------------------------------------------------
 
     def _click_again(self, _: object) -> None:
-        if self._rerun.start():
-            self._again.disabled = True
-            self._said.value = "Looking for this page…"
+        with self._lock:  # what is said of the run comes after this
+            if self._rerun.start():
+                self._again.disabled = True
+                self._wait_no_more("Looking for this page…")
 
-    def _running(self) -> None:
-        self._said.value = "Running again…"
-
-    def _silent(self) -> None:
-        if not self._closed:
-            self._again.disabled = False
-            self._said.value = UNREACHED
+    def _click_later(self, _: object) -> None:
+        now = time.monotonic()
+        if self._waiting is None or now - self._turned < TWICE_SECONDS:
+            return
+        self._turned = now
+        if self._waits:
+            self._rerun.cancel()
+            sent = not self._rerun.join(0)
+            self._wait_no_more(ON_ITS_WAY if sent else "No longer waiting. Nothing was sent.")
+        elif not self._closed:
+            self._wait(self._waiting)
 
     def _click_check(self, _: object) -> None:
         # It stays enabled: a button that is disabled loses the keyboard.
-        self._said.value = "Reading the balance…"
-        in_thread(lambda: self._cell.run(self._read_balance))
+        self._say("Reading the balance…")
+        in_thread(lambda: self.cell.run(self._read_balance))
 
     def _read_balance(self) -> None:
         try:
             balance = self._session.balance()
-            left = render.money(balance.effective, balance.currency)
-            if not balance.effective:
-                said = f"Still empty: {left}. A top-up can take a minute to arrive."
-            elif balance.available is False:
-                said = f"{left}, but DeepSeek says it is not available for requests yet."
-            else:
-                said = f"{left} now. Re-run the cell."
         except DeepSeekError as error:
-            said = f"The balance could not be read: {error}"
-        if not self._closed:
-            self._said.value = said
+            self._found(f"The balance could not be read: {error}", None)
+            return
+        line = render.checked(balance, waits=self._waits)
+        if not balance.effective or balance.available is False:
+            self._found(line, balance)
+            return
+        self._say(line)
+        if self._waits and self._waiting is not None:
+            self._waiting.nudge()
+
+    # -- waiting ------------------------------------------------------------------
+
+    def _wait(self, waiting: Waiting) -> None:
+        self._waits = True
+        self._name_later()
+        self._say("Waiting for a top-up: looking at the balance…")
+        waiting.add(self.cell.place, self)
+
+    def _wait_no_more(self, said: str) -> None:
+        if self._waiting is not None and self._waits:
+            self._waits = False
+            self._waiting.remove(self.cell.place, self)
+        self._name_later()
+        self._say(said)
+
+    def _name_later(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            if self._waits:
+                self._later.description = "Cancel waiting"
+                self._later.tooltip = "Wait for a top-up no longer"
+            else:
+                self._later.description = "Re-run when topped up"
+                self._later.tooltip = "Wait for a top-up, then run this cell again, in its place"
+
+    def looked(self, look: Look) -> None:
+        """Tell what a look at the account found (called by `Waiting`)."""
+        self.cell.run(self._looked, look)
+
+    def _looked(self, look: Look) -> None:
+        self._look = look
+        if self._waits:
+            waits = (look.at - look.since).total_seconds()
+            self._found(render.look_line(look), look.balance, waits)
+
+    def run_again(self) -> Literal["ran", "empty", "silent"]:
+        """Run the cell in its place and tell how it ended (called by `Waiting`)."""
+        self._rerun.start()
+        self._rerun.join()
+        if (reply := self._rerun.reply) is None:
+            return "silent"
+        return "empty" if reply.get("ename") in STILL_EMPTY else "ran"
+
+    def gave_up(self) -> None:
+        """Say that the waiting has ended without a top-up (called by `Waiting`)."""
+        self.cell.run(self._gave_up)
+
+    def _gave_up(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._name_later()
+            self._say(render.waited(self._look))
+
+    # -- what is said -------------------------------------------------------------
+
+    def _running(self) -> None:
+        self._say("Running again…")
+
+    def _silent(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._again.disabled = False
+                self._say(UNSEEN if self._waits else UNREACHED)
+
+    def _found(self, line: str, balance: Any, waits: float = 0.0) -> None:
+        """Say that there is no money yet, and after a while what that usually is."""
+        now = time.monotonic()
+        with self._lock:
+            if self._empty_since is None:
+                self._empty_since = now
+            overdue = max(now - self._empty_since, waits) >= self._explain_after
+        self._say(line, render.not_arrived(balance) if overdue else ())
+
+    def _say(self, line: str, reasons: Sequence[str] = ()) -> None:
+        with self._lock:
+            if not self._closed:
+                self._said.value = render.status_html(line, reasons, self._billing_url)
+
+
+class PendingControls:
+    """The buttons below the table of cells that wait for money: re-run, forget.
+
+    *run* and *forget* are called on a thread of their own. A text that *run* gives
+    is shown and means that nothing ran, as a `DeepSeekError` does: the cells can
+    be run again. Without one their buttons stay off.
+    """
+
+    def __init__(
+        self,
+        shell: InteractiveShell,
+        cell: Cell,
+        rows: Sequence[Pending],
+        *,
+        run: Callable[[Sequence[Pending]], object],
+        forget: Callable[[Sequence[Pending]], object],
+    ) -> None:
+        from ipywidgets import HTML, Layout, VBox
+
+        self._cell = cell
+        self._lock = threading.RLock()
+        self._closed = False
+        self._run = run
+        self._forget = forget
+        self._said = HTML(layout=Layout(margin="0 2px", width="auto"))
+        self._left = dict(enumerate(rows, 1))
+        self._buttons = {number: self._make(number, row) for number, row in self._left.items()}
+        self._all = _button(
+            "Re-run all", "Ask all these questions again, in their order", button_style="primary"
+        )
+        self._all.on_click(lambda _: self._click_run(self._questions()))
+        together = [_row(self._all)] if len(self._questions()) > 1 else []
+        lines = [_row(HTML(f"{number}"), *made) for number, made in self._buttons.items()]
+        self.box = VBox([*lines, *together, self._said])
+        self.box.add_class(elements.LIVING)
+        publish(shell, self.box)
+
+    def close(self) -> None:
+        """Take the buttons away."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        close_all(self.box)
+        close_all(self._all)
+
+    def _make(self, number: int, row: Pending) -> list[Any]:
+        drop = _button("Forget", "Take this cell from the list; nothing is sent")
+        drop.on_click(lambda _: self._click_forget(number))
+        if row.text is None:
+            return [drop]
+        label = "Re-run" if row.answered is None else "Show answer"
+        again = _button(label, tables.excerpt(row, 200))
+        again.on_click(lambda _: self._click_run([number]))
+        return [again, drop]
+
+    def _questions(self) -> list[int]:
+        return [n for n, row in self._left.items() if row.asks and row.text is not None]
+
+    def _click_run(self, numbers: Sequence[int]) -> None:
+        self._take(numbers, "Running", self._run)
+
+    def _click_forget(self, number: int) -> None:
+        self._take([number], "Forgetting", self._forget)
+
+    def _take(
+        self, numbers: Sequence[int], doing: str, action: Callable[[Sequence[Pending]], object]
+    ) -> None:
+        """Do *action* with what is left of *numbers*, once."""
+        with self._lock:
+            taken = {number: self._left.pop(number) for number in numbers if number in self._left}
+        if not taken or self._closed:
+            return
+        self._enable(taken, enabled=False)
+        self._say(f"{doing} {', '.join(map(str, taken))}…")
+        in_thread(lambda: self._cell.run(self._do, taken, action))
+
+    def _do(self, taken: dict[int, Pending], action: Callable[[Sequence[Pending]], object]) -> None:
+        try:
+            told = action(list(taken.values()))
+        except DeepSeekError as error:
+            told = str(error)
+        if isinstance(told, str):
+            with self._lock:
+                self._left = dict(sorted((self._left | taken).items()))
+            self._enable(taken, enabled=True)
+            self._say(told)
+        elif action is self._forget:
+            self._say(f"Forgotten: {', '.join(map(str, taken))}.")
+
+    def _enable(self, numbers: Iterable[int], *, enabled: bool) -> None:
+        with self._lock:
+            if not self._closed:
+                for button in [b for number in numbers for b in self._buttons[number]]:
+                    button.disabled = not enabled
+
+    def _say(self, line: str) -> None:
+        with self._lock:
+            if not self._closed:
+                self._said.value = render.status_html(line)
 
 
 class BalanceWidget:
@@ -141,12 +389,12 @@ class BalanceWidget:
         self._refresh = Button(description="Refresh", tooltip="Read the balance from DeepSeek")
         self._refresh.on_click(self._click_refresh)
         self.box = VBox([self._body, self._refresh])
+        self.box.add_class(elements.LIVING)
         self._snapshot = f"deepseek-magic-{uuid.uuid4().hex}"
         self._closed = False
         self._draw()
-        shown = render.balance_shown(facts())
-        snapshot = f'<div class="{self._snapshot}">{shown.html}</div>'
-        shell.display_pub.publish(data={"text/html": snapshot, "text/plain": shown.text})
+        shown = elements.above_widgets(render.balance_shown(facts()), FOLLOWS, self._snapshot)
+        shell.display_pub.publish(data={"text/html": shown.html, "text/plain": shown.text})
         publish(shell, self.box)
         session.listeners.append(self._follow)
 

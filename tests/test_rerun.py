@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import time
 from contextvars import ContextVar, copy_context
@@ -14,12 +13,12 @@ from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.manager import KernelManager
 from traitlets.config import Config
 
-from deepseek_magic.rerun import INVISIBLE, Cell, Rerun, current_cell
+from deepseek_magic.rerun import INVISIBLE, Cell, Rerun, current_cell, page_shows
+from harness.pages import Page, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from jupyter_client.blocking.client import BlockingKernelClient
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,133 +58,6 @@ def widgets():
 def threads():
     return sorted(t.name for t in threading.enumerate() if t.name == "deepseek-rerun")
 """
-
-
-class Page:
-    """A front end: it runs cells, keeps their outputs, and answers probes as a page does."""
-
-    def __init__(self, client: BlockingKernelClient) -> None:
-        self.client = client
-        self.messages: list[dict[str, Any]] = []
-        self.probes: dict[str, str] = {}
-        """The message ids that output widgets catch, by comm id."""
-        self.listens = True
-        """Whether it still knows its cells; a page that was loaded anew does not."""
-        self.holds = False
-        """Whether it keeps its answers for `answer`, as a page that hangs does."""
-        self.caught: list[str] = []
-
-    def send(self, kind: str, content: dict[str, Any], **header: Any) -> str:
-        """Send a request on the shell channel and give its id."""
-        message = self.client.session.msg(kind, content)
-        message["header"].update(header)
-        self.client.shell_channel.send(message)
-        return str(message["header"]["msg_id"])
-
-    def queue(self, code: str, **header: Any) -> str:
-        """Send a cell without waiting for it, as JupyterLab does."""
-        content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}}
-        more = {"allow_stdin": True, "stop_on_error": True}
-        return self.send("execute_request", {**content, **more}, **header)
-
-    def cell(self, code: str) -> str:
-        """Run a cell to its end and give its id."""
-        request = self.queue(code)
-        self.until(lambda: self.ended(request))
-        return request
-
-    def value(self, expression: str) -> str:
-        """Give what an expression prints in the kernel."""
-        return self.text(self.cell(f"print({expression})")).strip()
-
-    def click(self, comm: str, **header: Any) -> None:
-        """Press the button that has this comm id."""
-        data = {"method": "custom", "content": {"event": "click"}}
-        self.send("comm_msg", {"comm_id": comm, "data": data}, **header)
-
-    def answer(self) -> None:
-        """Send back what was caught."""
-        output = {"output_type": "stream", "name": "stdout", "text": INVISIBLE}
-        data = {"method": "update", "state": {"outputs": [output]}, "buffer_paths": []}
-        for comm in self.caught:
-            self.send("comm_msg", {"comm_id": comm, "data": data})
-        self.caught.clear()
-
-    def until(self, done: Callable[[], bool]) -> None:
-        """Take messages until *done*; ten seconds without one are a failure."""
-        while not done():
-            self._take(self.client.get_iopub_msg(timeout=10))
-
-    def settle(self, request: str) -> None:
-        """Take messages until the attempt to run *request* again has come to its end."""
-        deadline = time.monotonic() + 30
-        # Not `join()`: a kernel that waits there is busy, and a busy kernel is given time.
-        while self.value("again.join(0)") == "False":
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        self.until(lambda: self.idle(request))
-
-    def of(self, request: str) -> list[dict[str, Any]]:
-        """Give what was published for *request* and shown in its place."""
-        return [m for m in self.messages if m["parent_header"].get("msg_id") == request]
-
-    def inputs(self, request: str) -> list[str]:
-        """Give the code of each run of *request*."""
-        mine = self.of(request)
-        return [m["content"]["code"] for m in mine if m["msg_type"] == "execute_input"]
-
-    def states(self, request: str) -> list[str]:
-        """Give when *request* was busy and idle, in their order."""
-        mine = self.of(request)
-        return [m["content"]["execution_state"] for m in mine if m["msg_type"] == "status"]
-
-    def text(self, request: str) -> str:
-        """Give what *request* has printed."""
-        return "".join(m["content"]["text"] for m in self.of(request) if m["msg_type"] == "stream")
-
-    def errors(self, request: str) -> list[str]:
-        """Give the names of the errors that *request* ended in."""
-        return [m["content"]["ename"] for m in self.of(request) if m["msg_type"] == "error"]
-
-    def idle(self, request: str) -> bool:
-        """Whether nothing of *request* is going on."""
-        return self.states(request).count("busy") == self.states(request).count("idle")
-
-    def ended(self, request: str, times: int = 1) -> bool:
-        """Whether *request* has been run this often."""
-        return self.states(request).count("idle") == times
-
-    def _take(self, message: dict[str, Any]) -> None:
-        kind, content = message["msg_type"], message["content"]
-        if kind in {"comm_open", "comm_msg"}:
-            self._follow(content["comm_id"], content["data"].get("state", {}))
-        elif kind == "comm_close":
-            self.probes.pop(content["comm_id"], None)
-        elif kind == "stream" and (comm := self._catcher(message)):
-            self.caught.append(comm)
-            if not self.holds:
-                self.answer()
-            return
-        self.messages.append(message)
-
-    def _follow(self, comm: str, state: dict[str, Any]) -> None:
-        if state.get("msg_id"):
-            self.probes[comm] = state["msg_id"]
-        elif "msg_id" in state:
-            self.probes.pop(comm, None)
-
-    def _catcher(self, message: dict[str, Any]) -> str | None:
-        request = message["parent_header"].get("msg_id")
-        found = [comm for comm, caught in self.probes.items() if caught == request]
-        return found[0] if found and self.listens else None
-
-
-def start(home: Path) -> KernelManager:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    more = {"PYTHONPATH": os.pathsep.join(paths), "IPYTHONDIR": str(home)}
-    manager = KernelManager(connection_file=str(home / "kernel.json"))
-    manager.start_kernel(env={**os.environ, **more})
-    return manager
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +156,36 @@ class TestClick:
         assert page.value("widgets()") == widgets
         assert not page.probes
         assert INVISIBLE not in page.text(cell)
+
+    def test_keeps_the_reply(self, page: Page, cell: str, button: str) -> None:
+        """What the kernel said at the end of the run can be read from then on."""
+        before = page.value("again.reply")
+
+        rerun(page, cell, button)
+        page.settle(cell)
+
+        assert before == "None"
+        assert page.value("again.reply['status']") == "ok"
+
+    def test_keeps_the_reply_of_a_failure(self, page: Page) -> None:
+        """The reply tells in which error a run has ended."""
+        cell = page.cell("run()\n1 / 0")
+
+        page.cell("again.start()")
+        page.until(lambda: page.ended(cell, 2))
+        page.settle(cell)
+
+        assert page.value("again.reply['ename']") == "ZeroDivisionError"
+
+    def test_runs_another_text_in_its_place(self, page: Page, cell: str) -> None:
+        """A text that is given is run instead of the cell's own, and shown as the cell's."""
+        page.cell("again = Rerun(shell, again.cell, silent=print, code='print(6 * 7)')")
+
+        page.cell("again.start()")
+        page.until(lambda: page.ended(cell, 2))
+
+        assert page.inputs(cell) == ["run()  # as it was sent", "print(6 * 7)"]
+        assert page.text(cell) == "run 1\n42\n"
 
     def test_has_no_keyboard(self, page: Page) -> None:
         """A question of the cell fails at once instead of waiting for ever."""
@@ -477,6 +379,75 @@ class TestSilence:
 
 
 @pytest.mark.kernel
+class TestPageShows:
+    """Whether a page still shows a cell, without running it."""
+
+    ASK = (
+        "from deepseek_magic.rerun import page_shows\n"
+        "shows, stop = [], threading.Event()\n"
+        "def ask():\n"
+        "    shows.append(page_shows(shell, again.cell, wait=0.6, stop=stop))\n"
+        "asking = threading.Thread(target=ask)\n"
+        "asking.start()"
+    )
+
+    def told(self, page: Page) -> str:
+        """Give what was told, once it was."""
+        deadline = time.monotonic() + 30
+        while page.value("asking.is_alive()") == "True":
+            assert time.monotonic() < deadline
+        return page.value("shows")
+
+    @pytest.mark.parametrize("listens", [True, False])
+    def test_tells(self, page: Page, cell: str, listens: bool) -> None:
+        """It tells a page that listens from silence, and nothing runs either way."""
+        page.listens = listens
+
+        page.cell(self.ASK)
+
+        assert self.told(page) == f"[{listens}]"
+        assert page.inputs(cell) == ["run()  # as it was sent"]
+        assert INVISIBLE not in page.text(cell) or not listens
+
+    @pytest.mark.usefixtures("cell")
+    def test_leaves_nothing(self, page: Page) -> None:
+        """When a page has answered, no widget of ours is left."""
+        widgets = page.value("widgets()")
+
+        page.cell(self.ASK)
+        self.told(page)
+
+        assert page.value("widgets()") == widgets
+        assert not page.probes
+
+    def test_late_answer(self, page: Page, cell: str) -> None:
+        """An answer after the time is up prints nothing, and then no widget is left."""
+        widgets = page.value("widgets()")
+        page.holds = True
+        page.cell(self.ASK)
+        shows, known = self.told(page), len(page.messages)
+
+        page.answer()
+        page.cell("pass")
+        printed = [m["content"] for m in page.messages[known:] if m["msg_type"] == "stream"]
+
+        assert page.inputs(cell) == ["run()  # as it was sent"]
+        assert shows == "[False]"
+        assert page.value("widgets()") == widgets
+        assert not page.probes
+        assert not printed
+
+    @pytest.mark.usefixtures("cell")
+    def test_stop(self, page: Page) -> None:
+        """A stop ends the asking while the kernel is busy, and counts as silence."""
+        page.listens = False
+
+        page.cell(self.ASK.replace("wait=0.6", "wait=3600") + "\nstop.set()")
+
+        assert self.told(page) == "[False]"
+
+
+@pytest.mark.kernel
 class TestCancel:
     """The cell is run by hand meanwhile, or the user thinks better of it."""
 
@@ -529,12 +500,43 @@ class TestCancel:
 
     def test_closed_by_its_own_run(self, page: Page) -> None:
         """A run may close what started it, and the cell still ends as it would."""
-        cell = page.cell("old = again\nrun()\nif old: old.close()\nprint('end', threads())")
+        cell = page.cell("old = again\nrun()\nif old: old.close()\nprint('end')")
+
+        page.cell("again.start()")
+        page.until(lambda: page.ended(cell, 2))
+        page.settle(cell)
+
+        assert page.text(cell) == "run 1\nend\nrun 2\nend\n"
+        assert page.value("again.reply['status']") == "ok"
+        assert page.value("threads()") == "[]"
+
+    def test_own_run_waits_for_nothing(self, page: Page) -> None:
+        """What closes a run from within it does not wait for its end."""
+        cell = page.cell("run()\nif len(runs) == 2: again.close(); print('alive', threads())")
 
         page.cell("again.start()")
         page.until(lambda: page.ended(cell, 2))
 
-        assert page.text(cell) == "run 1\nend []\nrun 2\nend []\n"
+        assert page.text(cell) == "run 1\nrun 2\nalive ['deepseek-rerun']\n"
+
+    def test_turned_away_after_a_close(self, page: Page, cell: str) -> None:
+        """A run that the kernel drops is not asked for again after a close."""
+        page.cell(
+            "kernel = shell.kernel\n"
+            "kernel._aborting = True\n"
+            "reply = kernel._send_abort_reply\n"
+            "def turn_away(*arguments):\n"
+            "    again.close()\n"
+            "    kernel._aborting = False\n"
+            "    del kernel._send_abort_reply\n"
+            "    return reply(*arguments)\n"
+            "kernel._send_abort_reply = turn_away\n"
+            "again.start()"
+        )
+        page.settle(cell)
+
+        assert page.value("runs, said, again.reply") == "[False] ['before'] None"
+        assert page.value("threads()") == "[]"
 
 
 @pytest.mark.kernel
@@ -622,6 +624,28 @@ def test_runs_as_if_from_the_cell() -> None:
 
     assert cell.run(place.get) == "here"
     assert cell.run(cell.run, place.get) == "here"
+
+
+def test_page_shows_nothing_without_a_kernel(terminal: InteractiveShell) -> None:
+    """Where there is no kernel, no page shows a cell."""
+    assert not page_shows(terminal, request({}, {}))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "header", "expected"),
+    [
+        ({"cellId": "a1"}, {"msg_id": "m1", "session": "s1"}, ("a1", "s1")),
+        ({}, {"msg_id": "m1", "session": "s1"}, ("m1", "s1")),
+        ({}, {}, ("", "")),
+    ],
+)
+def test_names_of_a_cell(
+    metadata: dict[str, Any], header: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    """A cell is named by its id, without one by its request, and knows its page's connection."""
+    cell = Cell({"header": header, "metadata": metadata, "content": {}}, copy_context())
+
+    assert (cell.place, cell.session) == expected
 
 
 @pytest.mark.parametrize(
