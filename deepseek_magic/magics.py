@@ -1,51 +1,29 @@
 """`%%deepseek` asks, `%deepseek` manages: the edge to IPython.
 
-The settings are traits of the magics class; what a subcommand does is in the
-method of its name. Sessions, notices and widgets are the workspace's.
+The settings are traits of the magics class. What a subcommand does is told in
+`commands`; sessions, notices and widgets are the workspace's.
 """
 
 from __future__ import annotations
 
-import shlex
+import logging
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from traitlets import Bool, Dict, Enum, Float, Integer, TraitError, Unicode, observe, validate
 
-from .errors import DeepSeekError, InvalidOption, nearest, one_line
-from .wire import THINK_LEVELS, Answer, Key, Request, amount, question
+from .wire import THINK_LEVELS, Answer, Request, amount, question
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from decimal import Decimal
-
     from IPython.core.completer import CompletionContext, SimpleMatcherResult
-    from IPython.core.interactiveshell import ExecutionInfo, InteractiveShell
+    from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
 
+    from .ledger import Pending
     from .options import Options
     from .workspace import Workspace
 
-SUBCOMMANDS = {
-    "balance": "show what is left; it follows every query",
-    "usage": "add up queries, tokens and cost by day, model and notebook",
-    "models": "list the models that the API offers now",
-    "prices": "show the prices of this hour, their date and source",
-    "login": "type the key in, hidden (--save keeps it in the system's keyring)",
-    "sandbox": "on [AMOUNT CURRENCY], top-up AMOUNT, off: a simulated account to try things out",
-    "config": "show the settings of this notebook and how to change them",
-}
-NEXT_WORDS = {"sandbox": ("on", "top-up", "off"), "login": ("--save",)}
-"""What can follow a subcommand."""
-
-
-def manual() -> str:
-    """Give the whole help: options of the cell magic, subcommands of the line magic."""
-    from .options import help_text
-
-    width = max(map(len, SUBCOMMANDS))
-    lines = [f"  %deepseek {name:<{width}}  {what}" for name, what in SUBCOMMANDS.items()]
-    return f"{help_text().rstrip()}\n\nmanage:\n" + "\n".join(lines) + "\n"
+LOG = logging.getLogger("deepseek_magic")
 
 
 @magics_class
@@ -70,9 +48,25 @@ class DeepSeekMagics(Magics):
         config=True
     )
     on_empty = Enum(
-        ("notice", "raise"),
+        ("notice", "wait", "raise"),
         "notice",
-        help="Shows a notice when the money is gone, or only raises InsufficientBalance.",
+        help="Shows a notice when the money is gone, waits for a top-up and goes on, or only "
+        "raises InsufficientBalance.",
+    ).tag(config=True)
+    wait_hours = Float(
+        24.0, min=0, help="Waits for a top-up so many hours, by a button or with --on-empty wait."
+    ).tag(config=True)
+    explain_after = Float(
+        180.0, min=0, help="Explains after so many seconds why a top-up may not be there yet."
+    ).tag(config=True)
+    retries = Integer(
+        3,
+        min=0,
+        help="Asks so often again, after growing pauses, where surely nothing was billed: the API "
+        "is overloaded, or the network down.",
+    ).tag(config=True)
+    guard = Bool(
+        True, help="Shows the notice also below ordinary cells that meet DeepSeek's empty balance."
     ).tag(config=True)
     data_tokens = Integer(
         1000, min=1, help="Bounds what one {{value}} adds to a prompt, in tokens."
@@ -92,6 +86,7 @@ class DeepSeekMagics(Magics):
     def __init__(self, shell: InteractiveShell, **settings: Any) -> None:
         super().__init__(shell, **settings)
         self._workspace: Workspace | None = None
+        self._succeeded: set[str] = set()
 
     @property
     def workspace(self) -> Workspace:
@@ -100,7 +95,7 @@ class DeepSeekMagics(Magics):
             from .workspace import Workspace
 
             shell: Any = self.shell
-            self._workspace = Workspace(shell, self)
+            self._workspace = Workspace(shell, self, self._succeeded)
         return self._workspace
 
     @validate("warn_below")
@@ -116,12 +111,30 @@ class DeepSeekMagics(Magics):
     @observe("keep")
     def _keep_otherwise(self, _: object) -> None:
         if self._workspace is not None:
-            self._workspace.renew()
+            self._workspace.account.renew()
 
     def before_cell(self, info: ExecutionInfo) -> None:
         """Take away the widget that stands in a cell which runs again (`pre_run_cell`)."""
         if self._workspace is not None:
-            self._workspace.clear_cell(info)
+            self._workspace.notices.clear(info)
+
+    def after_cell(self, result: ExecutionResult) -> None:
+        """Look at how a cell ended (`post_run_cell`); what fails here hurts no cell."""
+        error = result.error_in_exec
+        try:
+            if result.success and self._workspace is not None:
+                self._workspace.notices.ran(result)
+            elif result.success:
+                self._succeeded.add(getattr(result.info, "cell_id", None) or "")
+            elif error is None:
+                return
+            elif self.guard:
+                from .recognise import is_insufficient_balance
+
+                if is_insufficient_balance(error):
+                    self.workspace.notices.guard(result, error)
+        except Exception:
+            LOG.exception("the end of a cell was not looked at")
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -134,13 +147,25 @@ class DeepSeekMagics(Magics):
     @line_cell_magic
     def deepseek(self, line: str, cell: str | None = None) -> None:
         """Ask DeepSeek, or manage the account; `getdoc` below tells the rest."""
-        if cell is None:
-            self.manage(line)
-        else:
-            self.ask(line, cell)
+        try:
+            if cell is None:
+                from .commands import Commands
 
-    def ask(self, line: str, text: str) -> None:
-        """Ask the question of a cell and bind the answer where the line says so."""
+                Commands(self).run(line)
+            else:
+                self.ask(line, cell)
+        except BaseException as error:
+            if not hasattr(error, "_render_traceback_"):
+                raise
+            # rich draws its box from the frames below one that has this name: there are none.
+            _rich_traceback_guard = True
+            raise error.with_traceback(None)  # noqa: B904  # it is the same error
+
+    def ask(self, line: str, text: str, row: Pending | None = None) -> None:
+        """Ask the question of a cell and bind the answer where the line says so.
+
+        *row* is the pending cell, where it is not the one that is running.
+        """
         from . import options as opts
         from . import preflight
 
@@ -148,10 +173,15 @@ class DeepSeekMagics(Magics):
             raise preflight.key_found()
         options = opts.parse(line)
         if options.help:
-            print(manual())
+            print(_manual())
             return
         on_empty = _first(options.on_empty, self.on_empty)
-        answer = self.workspace.ask(self.request(options, text), notice=on_empty == "notice")
+        answer = self.workspace.ask(
+            self.request(options, text),
+            text=f"%%deepseek {line}".rstrip() + f"\n{text}",
+            on_empty=on_empty,
+            row=row,
+        )
         if options.out is not None:
             self.workspace.shell.user_ns[options.out] = answer.json() if options.json else answer
 
@@ -173,143 +203,15 @@ class DeepSeekMagics(Magics):
             json=options.json,
         )
 
-    # -- the line magic -----------------------------------------------------------
 
-    def manage(self, line: str) -> None:
-        """Run a subcommand; without one, tell all there is."""
-        words = _words(line)
-        if not words or words[0] in {"-h", "--help", "help"}:
-            print(manual())
-            return
-        name, *rest = words
-        if name not in SUBCOMMANDS:
-            near = nearest(name, SUBCOMMANDS)
-            hint = f"Did you mean %deepseek {near}? " if near else ""
-            raise InvalidOption(
-                f"There is no subcommand {one_line(name, 40)!r}. {hint}All: %deepseek -h. "
-                "To ask a question, start the cell with %%deepseek and write it in the lines below."
-            )
-        run: Callable[..., None] = getattr(self, f"do_{name}")
-        run(*rest)
+def _manual() -> str:
+    from .commands import manual
 
-    def do_balance(self, *rest: str) -> None:
-        """Show the balance."""
-        _no_more("balance", rest)
-        self.workspace.show_balance()
-
-    def do_usage(self, *rest: str) -> None:
-        """Add up what was spent."""
-        _no_more("usage", rest)
-        from . import render
-
-        session = self.workspace.session
-        self.workspace.publish(render.usage_shown(session.ledger.usage(session.account)))
-
-    def do_models(self, *rest: str) -> None:
-        """List the models that the API offers now."""
-        from . import render
-
-        _no_more("models", rest)
-        self.workspace.publish(render.models_shown(self.workspace.session.models()))
-
-    def do_prices(self, *rest: str) -> None:
-        """Show the prices of this hour."""
-        from datetime import UTC, datetime
-
-        from . import prices, render
-
-        _no_more("prices", rest)
-        now = datetime.now(UTC)
-        known = prices.price_list()
-        self.workspace.publish(
-            render.prices_shown(prices.prices_of_day(now), now, known.checked, known.source)
-        )
-
-    def do_login(self, *rest: str) -> None:
-        """Take a key, typed in hidden."""
-        from .render import money
-
-        save = list(rest) == ["--save"]
-        if rest and not save:
-            raise InvalidOption(
-                "%deepseek login asks for the key, hidden; nothing but --save may follow. If that "
-                "was a key, it is in this notebook and its history now: replace it at "
-                "https://platform.deepseek.com/api_keys"
-            )
-        key = Key(_typed_key())
-        balance = self.workspace.sign_in(key)
-        if save:
-            _keep_key(key)
-        left = money(balance.effective, balance.currency)
-        print(f"Signed in: {left} left." + (" The key is in the keyring." if save else ""))
-
-    def do_sandbox(self, *rest: str) -> None:
-        """Switch to a simulated account, top it up, or switch back."""
-        match rest:
-            case ("on",):
-                self._sandbox_on("0.05", "CNY")
-            case ("on", balance):
-                self._sandbox_on(balance, "CNY")
-            case ("on", balance, currency):
-                self._sandbox_on(balance, currency.upper())
-            case ("top-up", more):
-                self._sandbox_top_up(more)
-            case ("off",):
-                self._sandbox_off()
-            case _:
-                raise InvalidOption(
-                    "%deepseek sandbox takes on [AMOUNT [CNY or USD]], top-up AMOUNT, or off, "
-                    "for example: %deepseek sandbox on 0.05 CNY"
-                )
-
-    def _sandbox_on(self, balance: str, currency: str) -> None:
-        from .render import money
-
-        if currency not in {"CNY", "USD"}:
-            raise InvalidOption(
-                f"The sandbox keeps money in CNY or USD, not {one_line(currency, 40)!r}."
-            )
-        given = _amount(balance)
-        sandbox = self.workspace.sandbox_on(given, currency)
-        print(
-            f"Sandbox on: a simulated account with {money(given, currency)}. No real money "
-            "moves, nothing leaves this machine.\nTop it up at "
-            f"{sandbox.top_up_url} or with: %deepseek sandbox top-up 10"
-        )
-
-    def _sandbox_top_up(self, more: str) -> None:
-        from .render import money
-
-        if self.workspace.sandbox is None:
-            raise InvalidOption("The sandbox is off. Switch it on first: %deepseek sandbox on")
-        self.workspace.sandbox.top_up(_amount(more))
-        balance = self.workspace.session.balance()
-        left = money(balance.effective, balance.currency)
-        print(f"Topped up. {left} in the sandbox now.")
-
-    def _sandbox_off(self) -> None:
-        was_on = self.workspace.sandbox is not None
-        self.workspace.sandbox_off()
-        print(
-            "Sandbox off. The next question goes to your own account."
-            if was_on
-            else "The sandbox is off already."
-        )
-
-    def do_config(self, *rest: str) -> None:
-        """Show the settings."""
-        from . import render
-
-        _no_more("config", rest)
-        rows = [
-            (name, repr(getattr(self, name)), trait.help)
-            for name, trait in sorted(self.traits(config=True).items())
-        ]
-        self.workspace.publish(render.settings_shown(type(self).__name__, rows))
+    return manual()
 
 
 # IPython asks so for the text of `%%deepseek?`, which is put together only then.
-vars(DeepSeekMagics)["deepseek"].getdoc = manual
+vars(DeepSeekMagics)["deepseek"].getdoc = _manual
 
 
 @context_matcher()
@@ -329,6 +231,8 @@ def complete(context: CompletionContext) -> SimpleMatcherResult:
 
 
 def _next_words(line: str) -> list[str]:
+    from .commands import NEXT_WORDS, SUBCOMMANDS
+
     *before, begun = line.split(" ")
     match [word for word in before if word]:
         case []:
@@ -357,6 +261,7 @@ def load(shell: InteractiveShell) -> None:
     magics = DeepSeekMagics(shell)
     shell.register_magics(magics)
     shell.events.register("pre_run_cell", magics.before_cell)
+    shell.events.register("post_run_cell", magics.after_cell)
     shell.Completer.custom_matchers.append(complete)
     shell.input_transformers_cleanup.insert(0, help_alone)
     html, text = _answer_formats(shell)
@@ -371,6 +276,7 @@ def unload(shell: InteractiveShell) -> None:
         return
     magics.close()
     shell.events.unregister("pre_run_cell", magics.before_cell)
+    shell.events.unregister("post_run_cell", magics.after_cell)
     if complete in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(complete)
     if help_alone in shell.input_transformers_cleanup:
@@ -412,53 +318,3 @@ def _answer_formats(shell: Any) -> tuple[Any, Any]:
 def _first(given: Any, default: Any) -> Any:
     """Give what the cell says, else what the notebook is set to."""
     return default if given is None else given
-
-
-def _words(line: str) -> list[str]:
-    try:
-        return shlex.split(line)
-    except ValueError as error:
-        raise InvalidOption(
-            f"%deepseek cannot read its line ({error}). All: %deepseek -h"
-        ) from None
-
-
-def _no_more(name: str, rest: tuple[str, ...]) -> None:
-    if rest:
-        raise InvalidOption(
-            f"%deepseek {name} takes nothing more; leave out {one_line(rest[0], 40)!r}."
-        )
-
-
-def _amount(text: str) -> Decimal:
-    found = amount(text)
-    if found is None:
-        raise InvalidOption(f"{one_line(text, 40)!r} is not an amount; write for example 0.05")
-    return found
-
-
-def _typed_key() -> str:
-    from getpass import getpass
-
-    try:
-        text = getpass("DeepSeek key (hidden): ").strip()
-    except Exception as error:
-        raise InvalidOption(
-            "There is nobody to type the key in. Set DEEPSEEK_API_KEY before Jupyter starts."
-        ) from error
-    if not text:
-        raise InvalidOption("No key was typed in; nothing has changed. Again: %deepseek login")
-    return text
-
-
-def _keep_key(key: Key) -> None:
-    try:
-        import keyring
-
-        keyring.set_password("deepseek_magic", "api_key", key.reveal())
-    except Exception as error:  # noqa: BLE001  # no package, no backend, or a locked one
-        raise DeepSeekError(
-            "Signed in, but the key was not kept, since no keyring can be used "
-            f"({type(error).__name__}). It holds for this kernel. For a keyring: "
-            "pip install keyring"
-        ) from None

@@ -24,7 +24,7 @@ from .wire import SHORT_NAMES, THINK_LEVELS, Think
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-OnEmpty = Literal["notice", "raise"]
+OnEmpty = Literal["notice", "wait", "raise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class _Option:
         return self.names[-1]
 
 
-_EMPTY_CHOICES: tuple[OnEmpty, ...] = ("notice", "raise")
+_EMPTY_CHOICES: tuple[OnEmpty, ...] = ("notice", "wait", "raise")
 _MOST_STOPS = 16
 
 _OPTIONS = (
@@ -202,7 +202,8 @@ _OPTIONS = (
         ("--on-empty",),
         "on_empty",
         "When the money is gone: notice shows what to do and buttons to run the cell again; "
-        "raise only raises InsufficientBalance, for code that handles it.",
+        "wait blocks until it was topped up and goes on by itself; raise only raises "
+        "InsufficientBalance, for code that handles it.",
         "ACTION",
         lambda name, text: _choice(name, text, _EMPTY_CHOICES),
         _EMPTY_CHOICES,

@@ -1,4 +1,4 @@
-"""What lives in one notebook: its session, its sandbox, and what stands in its cells.
+"""What lives in one notebook: its account, and what stands in its cells.
 
 Everything here takes plain values; the words of a cell's line are the
 magics' business.
@@ -6,32 +6,38 @@ magics' business.
 
 from __future__ import annotations
 
-import os
+import logging
+import threading
+import uuid
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from . import preflight, prices, render
-from .errors import DeepSeekError, OutOfMoney, OverLimit
-from .rerun import current_cell
-from .session import Session
+from .account import Account
+from .elements import duration
+from .errors import DeepSeekError, InsufficientBalance, OutOfMoney, OverLimit, UnusableAnswer
+from .notices import Notices
+from .pending import Place
+from .rerun import current_cell, page_shows
 from .view import view_for
 from .wire import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from IPython.core.interactiveshell import ExecutionInfo, InteractiveShell
+    from IPython.core.interactiveshell import InteractiveShell
 
-    from .ledger import Keep
+    from .ledger import Pending
     from .rerun import Cell
-    from .sandbox import Sandbox
+    from .session import Session
     from .view import View
-    from .widgets import BalanceWidget, NoticeControls
-    from .wire import Balance, Key, Request
+    from .wire import Balance, Request
 
-TOP_UP = "https://platform.deepseek.com/top_up"
+LOG = logging.getLogger("deepseek_magic")
+
+OnEmpty = Literal["notice", "wait", "raise"]
 
 
 class Settings(Protocol):
@@ -53,6 +59,18 @@ class Settings(Protocol):
     def keep(self) -> str:
         """What the ledger may keep."""
 
+    @property
+    def retries(self) -> int:
+        """How often a question is asked again that was turned away unbilled."""
+
+    @property
+    def wait_hours(self) -> float:
+        """How long a top-up is waited for, at most."""
+
+    @property
+    def explain_after(self) -> float:
+        """Seconds after which it is explained why a top-up may not be there."""
+
 
 class Interrupted(KeyboardInterrupt):
     """A query that the user stopped; shown as one line, like any other end of a cell."""
@@ -62,54 +80,161 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Workspace:
-    """The session of *shell* and the widgets in its cells; `close` leaves nothing behind."""
+    """The account of *shell* and the widgets in its cells; `close` leaves nothing behind."""
 
-    def __init__(self, shell: InteractiveShell, settings: Settings) -> None:
+    def __init__(self, shell: InteractiveShell, settings: Settings, succeeded: set[str]) -> None:
         self.shell = shell
         self.settings = settings
-        self.sandbox: Sandbox | None = None
-        self._key: Key | None = None
-        self._session: Session | None = None
-        self._own: Session | None = None
+        self.account = Account(shell, settings, self._leave)
+        self.notices = Notices(shell, settings, self.account, succeeded)
         self._problem_told: str | None = None
-        self._standing: dict[str, list[NoticeControls | BalanceWidget]] = {}
+        self._closing = threading.Event()
+
+    @property
+    def session(self) -> Session:
+        """The session that questions go through."""
+        return self.account.session
 
     # -- asking -------------------------------------------------------------------
 
-    def ask(self, request: Request, *, notice: bool) -> Answer:
+    def ask(
+        self,
+        request: Request,
+        *,
+        text: str,
+        on_empty: OnEmpty = "notice",
+        row: Pending | None = None,
+    ) -> Answer:
         """Send *request* and show the answer in the cell that is running.
 
         Every error is raised again after what had arrived has been shown for
-        good; with *notice*, the want of money is shown as a notice first.
+        good. When the money is gone, *on_empty* says whether a notice is shown
+        first, or a top-up waited for. *text* is the whole cell as it stands; *row*
+        is the pending cell, where it is not the one that is running. An answer
+        that was paid for while no page showed it is shown, and not bought again.
         """
         if refusal := preflight.refusal(request, self.session.client.key):
             raise refusal
-        self.session.timeout = self.settings.timeout
+        self.session.timeout, self.session.retries = self.settings.timeout, self.settings.retries
         cell = current_cell(self.shell)
-        thinking, alone = self.settings.thinking, _is_all(cell)
-        view = view_for(self.shell, thinking=thinking, alone=alone)
-        try:
-            return self._show(view, request, cell)
-        except OutOfMoney as error:
-            if notice:
-                self._notice(error, request, cell)
-            raise
+        place = Place(cell.id if cell else None, text, self.session.notebook)
+        if row is not None:
+            place = Place(row.cell, text, row.notebook)
+        page = cell.session if cell else ""
+        if (answer := self.notices.pending.unread(place, request, page)) is not None:
+            return self._show_unread(answer, place, request, cell)
+        while True:
+            try:
+                answer = self._show(self._view(cell), request, place)
+                break
+            except OutOfMoney as error:
+                empty = error
+            self._out_of_money(empty, request, cell, place, on_empty)
+        self._succeeded(cell, place, request, answer)
+        return answer
 
-    def _show(self, view: View, request: Request, cell: Cell | None) -> Answer:
+    def _out_of_money(
+        self,
+        error: OutOfMoney,
+        request: Request,
+        cell: Cell | None,
+        place: Place,
+        on_empty: OnEmpty,
+    ) -> None:
+        """Return when money has come; else show what *on_empty* says, and raise."""
+        if on_empty != "raise":
+            self.notices.pending.add(place, asks=True)
+        if on_empty == "wait" and isinstance(error, InsufficientBalance):
+            try:
+                self._wait_in_cell()
+            except InsufficientBalance as no_money:
+                error = no_money
+            else:
+                return
+        self.notices.told = error
+        if on_empty != "raise":
+            self._notice(error, request, cell)
+        raise error
+
+    def _wait_in_cell(self) -> None:
+        """Block the cell until money has come, and say so while it waits."""
+        began = datetime.now(UTC)
+        say = self._line()
+        try:
+            self.session.wait(
+                3600 * self.settings.wait_hours, told=lambda look: say(render.look_line(look))
+            )
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "the wait for a top-up was stopped. Nothing was sent. To go on: %deepseek rerun"
+            ) from None
+        waited = (datetime.now(UTC) - began).total_seconds()
+        say(f"Waited {duration(waited)} for a top-up.")
+
+    def _line(self) -> Callable[[str], None]:
+        """Give what shows one line that changes; a terminal gets a line each time."""
+        if getattr(self.shell, "kernel", None) is None:
+            return lambda line: print(line, flush=True)
+        place = {"display_id": uuid.uuid4().hex}
+        shown: list[str] = []
+
+        def say(line: str) -> None:
+            data = {"text/html": render.line_html(line), "text/plain": line}
+            self.shell.display_pub.publish(data, transient=place, update=bool(shown))
+            shown.append(line)
+
+        return say
+
+    def _view(self, cell: Cell | None) -> View:
+        return view_for(self.shell, thinking=self.settings.thinking, alone=_is_all(cell))
+
+    def _succeeded(self, cell: Cell | None, place: Place, request: Request, answer: Answer) -> None:
+        """Let the cell wait no more; after a re-run, once it is sure that a page shows it."""
+        if cell is None or not cell.replayed:
+            self.notices.pending.done(place)
+            return
+        pending = self.notices.pending
+        pending.arrived(place, request, answer, cell.session)
+
+        def look() -> None:
+            if page_shows(self.shell, cell, stop=self._closing):
+                pending.shown(place, request)
+            else:
+                pending.unseen(place, request)
+
+        threading.Thread(target=look, name="deepseek_magic page", daemon=True).start()
+
+    def _show_unread(
+        self, answer: Answer, place: Place, request: Request, cell: Cell | None
+    ) -> Answer:
+        line = (
+            f"{render.quiet_line(answer, None)} · this answer came while no page showed it. It was "
+            "paid for then; nothing was sent now. Run the cell once more to ask anew."
+        )
+        self._view(cell).end(answer, line, _stamp(answer, "done"))
+        self.notices.pending.shown(place, request)
+        return answer
+
+    def _show(self, view: View, request: Request, place: Place) -> Answer:
         answer = Answer(model=request.model)
         try:
-            place = cell.id if cell else None
-            with closing(self.session.stream(request, cell=place)) as answers:
+            with closing(self.session.stream(request, cell=place.cell)) as answers:
                 for answer in answers:  # the last one is shown for good
                     view.show(answer)
         except KeyboardInterrupt:
+            if answer.note:
+                view.drop()
+                raise Interrupted(
+                    "the question was not asked again. Nothing was billed. Run the cell again to "
+                    "ask anew."
+                ) from None
             self._end(view, request, answer, "interrupted")
             raise Interrupted(
                 "the answer was stopped. What had arrived is kept above; the API may bill it. "
                 "Run the cell again to ask anew."
             ) from None
         except DeepSeekError as error:
-            ending = "out of money" if isinstance(error, OutOfMoney) else "no answer"
+            ending = _ending(error)
             if error.answer is None:
                 view.drop()
             else:
@@ -123,10 +248,11 @@ class Workspace:
         line = render.quiet_line(
             answer,
             known.effective if known else None,
-            place="sandbox" if self.sandbox else None,
+            place="sandbox" if self.account.sandbox else None,
             band=prices.band(datetime.now(UTC)),
+            ending=ending,
         )
-        parts = [*([ending] if ending else []), line, *preflight.remarks(request)]
+        parts = [line, *preflight.remarks(request)]
         if (problem := self.session.ledger.problem) and problem != self._problem_told:
             parts.append(problem)
         self._problem_told = problem
@@ -134,6 +260,8 @@ class Workspace:
 
     def _notice(self, error: OutOfMoney, request: Request, cell: Cell | None) -> None:
         attended = cell is not None and cell.attended
+        own_limit = isinstance(error, OverLimit)
+        host = error.host if isinstance(error, InsufficientBalance) else None
         notice = render.Notice(
             what=str(error).split(". ")[0] + ".",
             at=datetime.now(UTC),
@@ -141,37 +269,26 @@ class Workspace:
             likely_cost=self.session.likely_cost(request),
             currency=self.session.currency,
             kept=_kept(error.answer),
-            top_up_url=self.top_up_url,
-            own_limit=isinstance(error, OverLimit),
+            top_up_url=f"https://{host}/" if host else self.account.top_up_url,
+            own_limit=own_limit,
             buttons=attended,
+            waits=attended and not own_limit,
+            problem=self.session.ledger.problem or "",
         )
-        self.publish(render.notice_shown(notice))
-        if cell is not None and attended:
-            from .widgets import NoticeControls
+        self.notices.show(notice, cell)
 
-            self._stand(cell, NoticeControls(self.shell, cell, self.session))
-
-    def _stand(self, cell: Cell, widget: NoticeControls | BalanceWidget) -> None:
-        place = cell.id or cell.parent["header"]["msg_id"]
-        self._standing.setdefault(place, []).append(widget)
-
-    def clear_cell(self, info: ExecutionInfo) -> None:
-        """Take away what stands in a cell which runs again (`pre_run_cell`).
-
-        A page clears a cell that is run by hand, but not one that `Rerun` runs.
-        """
-        for widget in self._standing.pop(getattr(info, "cell_id", None) or "", ()):
-            widget.close()
-        cell = current_cell(self.shell)
-        if cell is not None and cell.replayed:
-            self.shell.display_pub.clear_output()
+    def wait(self, seconds: float) -> Balance:
+        """Block until there is money, and say so while it waits."""
+        say = self._line()
+        try:
+            return self.session.wait(seconds, told=lambda look: say(render.look_line(look)))
+        except KeyboardInterrupt:
+            raise Interrupted("the wait for a top-up was stopped. Nothing was sent.") from None
+        except InsufficientBalance as no_money:
+            self.notices.told = no_money  # the line says all there is to say
+            raise
 
     # -- money --------------------------------------------------------------------
-
-    @property
-    def top_up_url(self) -> str:
-        """The page where the account is topped up."""
-        return self.sandbox.top_up_url if self.sandbox else TOP_UP
 
     def show_balance(self) -> None:
         """Read the balance and show it: alive where a page is, as text elsewhere."""
@@ -183,11 +300,11 @@ class Workspace:
                 raise
         cell = current_cell(self.shell)
         if cell is None or not cell.attended:
-            self.publish(render.balance_shown(self._facts()))
+            self.notices.publish(render.balance_shown(self._facts()))
             return
         from .widgets import BalanceWidget
 
-        self._stand(cell, BalanceWidget(self.shell, cell, session, self._facts))
+        self.notices.stand(cell, BalanceWidget(self.shell, cell, session, self._facts))
 
     def _facts(self) -> render.BalanceFacts:
         session, marks = self.session, self.settings.warn_below
@@ -200,107 +317,42 @@ class Workspace:
             spent_session=dict(session.spent),
             spent_today=session.ledger.spent(session.account, midnight),
             now=datetime.now(UTC),
-            top_up_url=self.top_up_url,
-            sandbox=self.sandbox is not None,
+            top_up_url=self.account.top_up_url,
+            sandbox=self.account.sandbox is not None,
             problem=unread or session.ledger.problem,
+            waiting=_waiting_words(len(self.notices.pending.rows())),
         )
 
-    # -- whose account ------------------------------------------------------------
-
-    @property
-    def session(self) -> Session:
-        """The session that questions go through; made on first use."""
-        if self._session is None:
-            self._session = self._new_session(self._key)
-        return self._session
-
-    def sign_in(self, key: Key) -> Balance:
-        """Use *key* from now on, if the API accepts it; give what the account holds."""
-        session = self._new_session(key)
-        try:
-            balance = session.balance()
-        except DeepSeekError:
-            session.close()
-            raise
-        self.sandbox_off()
-        self.renew()
-        self._key, self._session = key, session
-        return balance
-
-    def renew(self) -> None:
-        """Let the own session be made anew, with the settings of now, on its next use."""
-        if self.sandbox is not None:
-            self._own, stale = None, self._own
-        else:
-            self._forget_widgets()
-            self._session, stale = None, self._session
-        if stale is not None:
-            stale.close()
-
-    def sandbox_on(self, balance: Decimal, currency: str) -> Sandbox:
-        """Switch to a simulated account; the own session waits until `sandbox_off`."""
-        from .sandbox import Sandbox
-
-        self.sandbox_off()
-        self._own = self._session
-        # Shown to the millionth, so that the cost of one question can be seen; the API rounds.
-        self.sandbox = Sandbox(balance=balance, currency=currency, decimals=6)
-        self.sandbox.start()
-        self._session = Session(
-            api_key=self.sandbox.api_key,
-            base_url=self.sandbox.base_url,
-            ledger=":memory:",
-            notebook=_notebook(self.shell),
-        )
-        return self.sandbox
-
-    def sandbox_off(self) -> None:
-        """Go back to the own account; without a sandbox nothing happens."""
-        if self.sandbox is None:
-            return
-        self._forget_widgets()
-        self.session.close()
-        self.sandbox.close()
-        self.sandbox, self._session, self._own = None, self._own, None
-
-    def _new_session(self, key: Key | None) -> Session:
-        return Session(
-            api_key=key,
-            keep=cast("Keep", self.settings.keep),
-            notebook=_notebook(self.shell),
-        )
-
-    # -- the cells ----------------------------------------------------------------
-
-    def publish(self, shown: render.Shown) -> None:
-        """Show a pair of HTML and text; in a terminal the text alone."""
-        if getattr(self.shell, "kernel", None) is None:
-            print(shown.text)
-        else:
-            self.shell.display_pub.publish(data={"text/html": shown.html, "text/plain": shown.text})
-
-    def _forget_widgets(self) -> None:
-        for widgets in self._standing.values():
-            for widget in widgets:
-                widget.close()
-        self._standing.clear()
+    def _leave(self) -> None:
+        self.notices.forget_all()
 
     def close(self) -> None:
         """Close the widgets, the sandbox and the session."""
-        self.sandbox_off()
-        self.renew()
+        self._closing.set()
+        self.account.close()
 
 
-def _notebook(shell: InteractiveShell) -> str | None:
-    """Give the path of the notebook, as Jupyter's server or VS Code tell it."""
-    path = os.environ.get("JPY_SESSION_NAME") or shell.user_ns.get("__vsc_ipynb_file__")
-    return path if isinstance(path, str) else None
+def _waiting_words(number: int) -> tuple[str, ...]:
+    if not number:
+        return ()
+    return (f"{number:,} cell{'' if number == 1 else 's'} for money (%deepseek pending)",)
 
 
 def _is_all(cell: Cell | None) -> bool:
     """Tell whether the cell is one `%%deepseek`, and no code that asks and shows more."""
     code = "" if cell is None else cell.parent["content"].get("code")
     return str(code).lstrip().startswith("%%deepseek")
+
+
+def _ending(error: DeepSeekError) -> str:
+    """Say in two words why what stands above the line is no whole answer."""
+    match error:
+        case OutOfMoney():
+            return "out of money"
+        case UnusableAnswer():
+            return "not usable"
+        case _:
+            return "incomplete"
 
 
 def _kept(answer: Answer | None) -> str | None:

@@ -209,10 +209,11 @@ def test_every_failure_is_one_line_in_a_notebook(kernel: Kernels, account: Sandb
     account.script(*(reply for reply, _, _ in FAILURES))
     cells = ["%%deepseek -t off\nTell a tale."] * len(FAILURES)
 
-    ran = kernel.run([LOAD, "%xmode Verbose", *cells], allow_errors=True)
+    once = "%config DeepSeekMagics.retries = 0"
+    ran = kernel.run([LOAD, once, "%xmode Verbose", *cells], allow_errors=True)
 
     assert len(account.requests) == len(FAILURES)
-    for cell, (_, kind, kept) in zip(ran.notebook.cells[2:], FAILURES, strict=True):
+    for cell, (_, kind, kept) in zip(ran.notebook.cells[3:], FAILURES, strict=True):
         *shown, error = cell.outputs
         assert (error.output_type, error.ename) == ("error", kind)
         (line,) = ANSI.sub("", "\n".join(error.traceback)).splitlines()
@@ -499,7 +500,7 @@ def test_a_front_end_is_helped(talk: Talk) -> None:
     told = talk.client.inspect("%%deepseek", reply=True, timeout=30)["content"]
     paged = talk.run("%%deepseek?")["payload"][0]["data"]["text/plain"]
 
-    assert completed["matches"] == ["notice", "raise"]
+    assert completed["matches"] == ["notice", "raise", "wait"]
     assert (completed["cursor_start"], completed["cursor_end"]) == (len(source), len(source))
     for help_text in (told["data"]["text/plain"], paged):
         assert "--on-empty" in help_text

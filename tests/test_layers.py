@@ -19,15 +19,18 @@ PACKAGE = Path(deepseek_magic.__file__).parent
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 LAYERS = (
-    ("errors", "wire", "store", "sandbox", "sandbox_*", "markdown", "describe"),
-    ("ledger", "prices", "options", "placeholders", "failures", "recognise"),
+    ("errors", "wire", "store", "evidence", "sandbox", "sandbox_*", "markdown", "describe"),
+    ("ledger", "prices", "options", "placeholders", "failures", "recognise", "top_up", "elements"),
     ("client", "preflight"),
-    ("purse",),
+    ("purse", "tables"),
     ("session",),
-    ("batch", "render"),
-    ("view", "rerun"),
+    ("batch", "render", "pending"),
+    ("view", "rerun", "account"),
+    ("waiting",),
     ("widgets",),
+    ("notices",),
     ("workspace",),
+    ("commands",),
     ("magics",),
     ("__init__",),
 )

@@ -20,9 +20,10 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 from traitlets import TraitError
 
+from deepseek_magic.commands import SUBCOMMANDS
 from deepseek_magic.errors import DeepSeekError, InsufficientBalance
 from deepseek_magic.ledger import Ledger
-from deepseek_magic.magics import SUBCOMMANDS, DeepSeekMagics, find
+from deepseek_magic.magics import DeepSeekMagics, find
 from deepseek_magic.sandbox import Reply, Sandbox
 from deepseek_magic.session import Session, ledger_path
 from deepseek_magic.wire import ASK_FOR_JSON, Answer
@@ -396,7 +397,7 @@ def test_a_setting_out_of_range_is_not_sent(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("think", "mx"), ("on_empty", "wait"), ("keep", "some"), ("timeout", 0.0)),
+        *(("think", "mx"), ("on_empty", "never"), ("keep", "some"), ("timeout", 0.0)),
         *(("data_tokens", 0), ("max_tokens", "many"), ("warn_below", {"CNY": "five"})),
     ],
 )
@@ -475,6 +476,7 @@ def test_an_answer_can_be_asked_about(run: Run, account: Sandbox) -> None:
 
 def test_out_binds_the_answer(shell: Any, run: Run, account: Sandbox) -> None:
     """`--out` gives the whole answer with its cost; a failed cell leaves the name as it was."""
+    run("%config DeepSeekMagics.retries = 0")
     account.script(Reply(TALE, reasoning="Let me think."), 503)
     run("%%deepseek --out tale\nTell a tale.")
     tale = shell.user_ns["tale"]
@@ -620,10 +622,10 @@ def test_a_wrong_line_fails_in_one_line(run: Run, account: Sandbox, source: str,
         ("%%deepseek --mo", ["--model"]),
         ("%%deepseek -m ", ["deepseek-flash", "deepseek-v4-pro", "flash", "pro"]),
         ("%%deepseek --think=m", ["max"]),
-        ("%%deepseek -m pro --on-empty ", ["notice", "raise"]),
+        ("%%deepseek -m pro --on-empty ", ["notice", "raise", "wait"]),
         ("%deepseek ", sorted(SUBCOMMANDS)),
         ("x = 1\n%deepseek us", ["usage"]),
-        ("%deepseek sandbox ", ["off", "on", "top-up"]),
+        ("%deepseek sandbox ", ["fail", "off", "on", "top-up"]),
         ("%deepseek sandbox t", ["top-up"]),
         ("%deepseek login ", ["--save"]),
         ("%%deepseek -t off\nAbout {{sal", ["sales"]),
@@ -675,6 +677,7 @@ FAILURES: tuple[Failure, ...] = (
 @pytest.mark.parametrize("failure", FAILURES)
 def test_every_failure_is_one_line(run: Run, account: Sandbox, failure: Failure) -> None:
     """A failed query fails the cell in one line, keeps what had arrived and is in the ledger."""
+    run("%config DeepSeekMagics.retries = 0")
     reply, kind, kept, state = failure
     account.script(reply)
     run("%config DeepSeekMagics.timeout = 0.5")
@@ -701,6 +704,7 @@ def test_an_unreachable_api_is_one_line(run: Run, account: Sandbox) -> None:
 
 def test_an_error_stays_one_line_in_any_mode(run: Run, account: Sandbox) -> None:
     """`%xmode Verbose` makes no traceback of it, and shows no key where a user wraps the error."""
+    run("%config DeepSeekMagics.retries = 0")
     account.script(503, Reply(TALE, after=3, then="reset"))
     run("%xmode Verbose")
 
@@ -802,6 +806,7 @@ def test_the_key_is_shown_nowhere(
     shell: Any, run: Run, account: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither outputs, settings, history, logs nor the ledger's bytes hold the key."""
+    run("%config DeepSeekMagics.retries = 0")
     echo = Reply(status=400, body={"error": {"message": f"What is {account.api_key}?"}})
     account.script(TALE, echo, 503)
     caplog.set_level(logging.DEBUG)
@@ -860,6 +865,7 @@ def test_the_account_is_told_as_text(run: Run, source: str, parts: tuple[str, ..
 
 def test_usage_adds_up_what_was_asked(run: Run, account: Sandbox) -> None:
     """`%deepseek usage` tells the questions that were answered and what they came to."""
+    run("%config DeepSeekMagics.retries = 0")
     for model in ("flash", "flash", "pro"):
         run(f"%%deepseek -t off -m {model}\nWhy?")
     account.script(503)
@@ -942,9 +948,9 @@ def test_a_new_sandbox_replaces_the_old(shell: Any, run: Run, account: Sandbox) 
     """Switching on twice leaves one server, and off still leads back to the own account."""
     run("%%deepseek\nWhy?")
     run("%deepseek sandbox on")
-    first = magics(shell).workspace.sandbox
+    first = magics(shell).workspace.account.sandbox
     run("%deepseek sandbox on 7")
-    second = magics(shell).workspace.sandbox
+    second = magics(shell).workspace.account.sandbox
     balance = run("%deepseek balance").text
     run("%deepseek sandbox off")
     run("%%deepseek\nWhy?")

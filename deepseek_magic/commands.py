@@ -1,0 +1,388 @@
+"""The subcommands of `%deepseek`, each the method of its name.
+
+A subcommand reads its words, calls what knows how, and prints or shows what
+came of it. A word that is wrong is one line, and does nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .elements import at_least, money
+from .errors import DeepSeekError, InvalidOption, nearest, one_line
+from .options import help_text
+from .wire import Key, amount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from decimal import Decimal
+
+    from .ledger import Pending
+    from .workspace import Workspace
+
+SUBCOMMANDS = {
+    "balance": "show what is left; it follows every query",
+    "usage": "add up queries, tokens and cost by day, model and notebook",
+    "pending": "show the cells that wait for money (forget N or all: let them go)",
+    "rerun": "[N or all] ask again, or run again, the cells that wait for money",
+    "wait": "[MINUTES] block until there is money on the account",
+    "models": "list the models that the API offers now",
+    "prices": "show the prices of this hour, their date and source",
+    "login": "type the key in, hidden (--save keeps it in the system's keyring)",
+    "sandbox": "on [AMOUNT CURRENCY] [-o NAME], top-up AMOUNT, fail WHAT, off: a simulated account",
+    "guard": "on or off: show the notice below ordinary cells that meet an empty balance",
+    "config": "show the settings of this notebook and how to change them",
+}
+FAILURES: dict[str, dict[str, Any]] = {
+    **{str(status): {"status": status} for status in (400, 401, 402, 429, 500, 503)},
+    **{then: {"then": then, "after": 40} for then in ("close", "stall", "garbage", "end")},
+    "no-done": {"then": "no-done"},
+    "empty": {"text": ""},
+    "filter": {"finish_reason": "content_filter"},
+    "resources": {"finish_reason": "insufficient_system_resource"},
+}
+"""What the sandbox can be told to fail with; for each the fields of its `Reply`."""
+NEXT_WORDS = {
+    "sandbox": ("on", "top-up", "fail", "off"),
+    "login": ("--save",),
+    "rerun": ("all",),
+} | {
+    "guard": ("on", "off"),
+    "pending": ("forget",),
+}
+"""What can follow a subcommand."""
+
+
+def manual() -> str:
+    """Give the whole help: options of the cell magic, subcommands of the line magic."""
+    width = max(map(len, SUBCOMMANDS))
+    lines = [f"  %deepseek {name:<{width}}  {what}" for name, what in SUBCOMMANDS.items()]
+    return f"{help_text().rstrip()}\n\nmanage:\n" + "\n".join(lines) + "\n"
+
+
+class Host(Protocol):
+    """What the subcommands need of the magics."""
+
+    guard: Any
+    wait_hours: Any
+
+    @property
+    def workspace(self) -> Workspace:
+        """What lives in this notebook."""
+
+    def ask(self, line: str, text: str, row: Pending | None = None) -> None:
+        """Ask the question of a cell."""
+
+    def traits(self, *, config: bool) -> Mapping[str, Any]:
+        """Give the settings."""
+
+
+class Commands:
+    """The subcommands, for the notebook of *host*."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def run(self, line: str) -> None:
+        """Run the subcommand that *line* names; without one, tell all there is."""
+        words = _words(line)
+        if not words or words[0] in {"-h", "--help", "help"}:
+            print(manual())
+            return
+        name, *rest = words
+        if name not in SUBCOMMANDS:
+            near = nearest(name, SUBCOMMANDS)
+            hint = f"Did you mean %deepseek {near}? " if near else ""
+            raise InvalidOption(
+                f"There is no subcommand {one_line(name, 40)!r}. {hint}All: %deepseek -h. "
+                "To ask a question, start the cell with %%deepseek and write it in the lines below."
+            )
+        command: Callable[..., None] = getattr(self, f"do_{name}")
+        command(*rest)
+
+    def do_balance(self, *rest: str) -> None:
+        """Show the balance."""
+        _no_more("balance", rest)
+        self._host.workspace.show_balance()
+
+    def do_usage(self, *rest: str) -> None:
+        """Add up what was spent."""
+        _no_more("usage", rest)
+        from . import tables
+
+        session = self._host.workspace.session
+        self._host.workspace.notices.publish(
+            tables.usage_shown(session.ledger.usage(session.account))
+        )
+
+    def do_pending(self, *rest: str) -> None:
+        """Show the cells that wait for money, or let some of them go."""
+        match rest:
+            case ():
+                self._host.workspace.notices.show_pending()
+            case ("forget", *which) if which:
+                pending = self._host.workspace.notices.pending
+                gone = _chosen(pending.rows(), which, "pending forget")
+                pending.forget(gone)
+                print(f"{_cells(len(gone))} let go. What is in the notebook stays as it is.")
+            case _:
+                raise InvalidOption(
+                    "%deepseek pending takes nothing more, or forget N, or forget all."
+                )
+
+    def do_rerun(self, *rest: str) -> None:
+        """Ask again what waits for money: in its place, or here where that cannot be reached."""
+        pending = self._host.workspace.notices.pending
+        rows, here = pending.rows(), pending.here()
+        # An ordinary cell has effects of its own, so it runs again by its number only.
+        asking = [row for row in here if row.asks]
+        chosen = asking if list(rest) in ([], ["all"]) else _chosen(rows, rest, "rerun")
+        for row in chosen:
+            if row not in here:
+                raise InvalidOption(
+                    f"That cell is in {one_line(row.notebook or 'another session', 60)}. Nothing "
+                    "was sent. Open it there and run: %deepseek rerun"
+                )
+            if row.text is None:
+                raise InvalidOption(
+                    "The text of that cell was not kept (DeepSeekMagics.keep), so it can only be "
+                    "run by hand. Nothing was sent."
+                )
+        if not chosen:
+            left = len(here)
+            print(
+                f"No question waits for money. {_cells(left)} of your own code can be run again by "
+                "number: %deepseek pending"
+                if left
+                else "No cell waits for money."
+            )
+            return
+        follow = self._host.workspace.notices.rerun(chosen, self._run_here)
+        if follow:
+            print(
+                "1 cell runs again in its place."
+                if len(follow) == 1
+                else f"{_cells(len(follow))} run again in their places, one after the other."
+            )
+
+    def _run_here(self, row: Pending) -> None:
+        first, _, rest = (row.text or "").partition("\n")
+        print(f"— {one_line(rest if row.asks else first, 70)}", flush=True)
+        if row.asks:
+            self._host.ask(first.removeprefix("%%deepseek").strip(), rest, row)
+            return
+        result = self._host.workspace.shell.run_cell(row.text, store_history=False)
+        if not result.success:
+            raise DeepSeekError("The cell failed again; its own error stands above.")
+        self._host.workspace.notices.pending.forget([row])
+
+    def do_wait(self, *rest: str) -> None:
+        """Block until there is money."""
+        if len(rest) > 1 or (rest and amount(rest[0]) is None):
+            raise InvalidOption("%deepseek wait takes a number of minutes or nothing.")
+        minutes = float(rest[0]) if rest else 60 * self._host.wait_hours
+        balance = self._host.workspace.wait(60 * minutes)
+        waiting = len(self._host.workspace.notices.pending.here())
+        left = at_least(balance.effective, balance.currency)
+        then = f" {_cells(waiting)} waiting for it: %deepseek rerun" if waiting else ""
+        print(f"{left} on the account.{then}")
+
+    def do_guard(self, *rest: str) -> None:
+        """Switch the guard of ordinary cells."""
+        if list(rest) not in ([], ["on"], ["off"]):
+            raise InvalidOption("%deepseek guard takes on or off.")
+        if rest:
+            self._host.guard = rest[0] == "on"
+        print(
+            "Guard on: an ordinary cell that meets DeepSeek's empty balance gets the notice too."
+            if self._host.guard
+            else "Guard off: ordinary cells are left alone."
+        )
+
+    def do_models(self, *rest: str) -> None:
+        """List the models that the API offers now."""
+        from . import tables
+
+        _no_more("models", rest)
+        self._host.workspace.notices.publish(
+            tables.models_shown(self._host.workspace.session.models())
+        )
+
+    def do_prices(self, *rest: str) -> None:
+        """Show the prices of this hour."""
+        from datetime import UTC, datetime
+
+        from . import prices, tables
+
+        _no_more("prices", rest)
+        now = datetime.now(UTC)
+        known = prices.price_list()
+        self._host.workspace.notices.publish(
+            tables.prices_shown(prices.prices_of_day(now), now, known.checked, known.source)
+        )
+
+    def do_login(self, *rest: str) -> None:
+        """Take a key, typed in hidden."""
+        save = list(rest) == ["--save"]
+        if rest and not save:
+            raise InvalidOption(
+                "%deepseek login asks for the key, hidden; nothing but --save may follow. If that "
+                "was a key, it is in this notebook and its history now: replace it at "
+                "https://platform.deepseek.com/api_keys"
+            )
+        key = Key(_typed_key())
+        balance = self._host.workspace.account.sign_in(key)
+        if save:
+            _keep_key(key)
+        left = at_least(balance.effective, balance.currency)
+        print(f"Signed in: {left} left." + (" The key is in the keyring." if save else ""))
+
+    def do_sandbox(self, *rest: str) -> None:
+        """Switch to a simulated account, top it up, or switch back."""
+        match rest:
+            case ("on", *words, "-o" | "--out", name) if len(words) <= 2:
+                if not name.isidentifier():
+                    raise InvalidOption(f"{one_line(name, 40)!r} is no name; nothing has changed.")
+                self._sandbox_on(*words)
+                self._host.workspace.shell.user_ns[name] = self._host.workspace.account.sandbox
+            case ("on", *words) if len(words) <= 2:
+                self._sandbox_on(*words)
+            case ("top-up", more):
+                self._sandbox_top_up(more)
+            case ("fail", *words) if len(words) in {1, 2}:
+                self._sandbox_fail(*words)
+            case ("off",):
+                self._sandbox_off()
+            case _:
+                raise InvalidOption(
+                    "%deepseek sandbox takes on [AMOUNT [CNY or USD]] [-o NAME], top-up AMOUNT, "
+                    "fail WHAT, or off, for example: %deepseek sandbox on 0.05 CNY"
+                )
+
+    def _sandbox_on(self, balance: str = "0.05", currency: str = "CNY") -> None:
+
+        currency = currency.upper()
+        if currency not in {"CNY", "USD"}:
+            raise InvalidOption(
+                f"The sandbox keeps money in CNY or USD, not {one_line(currency, 40)!r}."
+            )
+        given = _amount(balance)
+        sandbox = self._host.workspace.account.sandbox_on(given, currency)
+        print(
+            f"Sandbox on: a simulated account with {money(given, currency)}. No real money "
+            "moves, nothing leaves this machine.\nTop it up at "
+            f"{sandbox.top_up_url} or with: %deepseek sandbox top-up 10"
+        )
+
+    def _sandbox_top_up(self, more: str) -> None:
+
+        if self._host.workspace.account.sandbox is None:
+            raise InvalidOption("The sandbox is off. Switch it on first: %deepseek sandbox on")
+        self._host.workspace.account.sandbox.top_up(_amount(more))
+        balance = self._host.workspace.session.balance()
+        left = at_least(balance.effective, balance.currency)
+        print(f"Topped up. {left} in the sandbox now.")
+
+    def _sandbox_fail(self, what: str, times: str = "1") -> None:
+        from .sandbox import Reply
+
+        sandbox = self._host.workspace.account.sandbox
+        if sandbox is None:
+            raise InvalidOption("The sandbox is off. Switch it on first: %deepseek sandbox on")
+        if what not in FAILURES or not times.isdecimal() or not 1 <= int(times) <= 100:
+            raise InvalidOption(
+                f"%deepseek sandbox fail takes one of {', '.join(FAILURES)}, and how often (1 to "
+                "100), for example: %deepseek sandbox fail 503 2"
+            )
+        sandbox.script(*[Reply(**FAILURES[what])] * int(times))
+        print(f"The next {'request gets' if times == '1' else times + ' requests get'}: {what}")
+
+    def _sandbox_off(self) -> None:
+        was_on = self._host.workspace.account.sandbox is not None
+        self._host.workspace.account.sandbox_off()
+        print(
+            "Sandbox off. The next question goes to your own account."
+            if was_on
+            else "The sandbox is off already."
+        )
+
+    def do_config(self, *rest: str) -> None:
+        """Show the settings."""
+        from . import tables
+
+        _no_more("config", rest)
+        rows = [
+            (name, repr(getattr(self._host, name)), trait.help)
+            for name, trait in sorted(self._host.traits(config=True).items())
+        ]
+        self._host.workspace.notices.publish(tables.settings_shown(type(self._host).__name__, rows))
+
+
+def _cells(number: int) -> str:
+    return f"{number:,} cell" + ("" if number == 1 else "s")
+
+
+def _chosen(rows: Sequence[Pending], which: Sequence[str], command: str) -> list[Pending]:
+    """Give the rows of these numbers, as `%deepseek pending` counts them."""
+    if list(which) == ["all"]:
+        return list(rows)
+    known = {str(number): row for number, row in enumerate(rows, 1)}
+    for word in which:
+        if word not in known:
+            there = f"1 to {len(rows)}" if len(rows) > 1 else "1" if rows else "none"
+            raise InvalidOption(
+                f"No cell {one_line(word, 40)!r} waits for money; there is {there}. Look: "
+                f"%deepseek pending, then for example: %deepseek {command} 1"
+            )
+    return [known[word] for word in which]
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise InvalidOption(
+            f"%deepseek cannot read its line ({error}). All: %deepseek -h"
+        ) from None
+
+
+def _no_more(name: str, rest: tuple[str, ...]) -> None:
+    if rest:
+        raise InvalidOption(
+            f"%deepseek {name} takes nothing more; leave out {one_line(rest[0], 40)!r}."
+        )
+
+
+def _amount(text: str) -> Decimal:
+    found = amount(text)
+    if found is None:
+        raise InvalidOption(f"{one_line(text, 40)!r} is not an amount; write for example 0.05")
+    return found
+
+
+def _typed_key() -> str:
+    from getpass import getpass
+
+    try:
+        text = getpass("DeepSeek key (hidden): ").strip()
+    except Exception as error:
+        raise InvalidOption(
+            "There is nobody to type the key in. Set DEEPSEEK_API_KEY before Jupyter starts."
+        ) from error
+    if not text:
+        raise InvalidOption("No key was typed in; nothing has changed. Again: %deepseek login")
+    return text
+
+
+def _keep_key(key: Key) -> None:
+    try:
+        import keyring
+
+        keyring.set_password("deepseek_magic", "api_key", key.reveal())
+    except Exception as error:  # noqa: BLE001  # no package, no backend, or a locked one
+        raise DeepSeekError(
+            "Signed in, but the key was not kept, since no keyring can be used "
+            f"({type(error).__name__}). It holds for this kernel. For a keyring: "
+            "pip install keyring"
+        ) from None
