@@ -1,5 +1,8 @@
 """Open the tour: `python3 notebooks/tour.py`, or with `--headless` read it in the terminal.
 
+The name of another notebook of this folder opens that one, for example
+`python3 notebooks/tour.py when_things_fail`.
+
 Makes `.venv` at the first start. The notebook that opens is a copy in
 `notebooks/scratch`, which git ignores, so that running cells never changes the
 checkout; an earlier copy is kept under another name.
@@ -20,7 +23,7 @@ from typing import Any
 
 from environment import ROOT, check_python, prepare
 
-TOUR = ROOT / "notebooks" / "tour.ipynb"
+HERE = ROOT / "notebooks"
 SCRATCH = ROOT / "notebooks" / "scratch"
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -31,14 +34,24 @@ def main() -> int:
     options = _parser().parse_args()
     python = prepare(".venv", "lab")
     if options.headless:
-        return _run([str(python), str(Path(__file__).resolve()), "--read", str(TOUR)], {})
-    copy = _fresh_copy()
+        notebook = HERE / f"{options.notebook}.ipynb"
+        return _run([str(python), str(Path(__file__).resolve()), "--read", str(notebook)], {})
+    copy = _fresh_copy(options.notebook)
     print(f"Opening {copy.relative_to(ROOT)}, a copy for you to play with. Stop with Ctrl-C.")
     return _run(_lab_command(python, copy, options.port), _environment(SCRATCH / "home"))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Open the tour of deepseek_magic.")
+    parser = argparse.ArgumentParser(
+        description="Open the tour of deepseek_magic, or another of its notebooks."
+    )
+    parser.add_argument(
+        "notebook",
+        nargs="?",
+        default="tour",
+        choices=sorted(path.stem for path in HERE.glob("*.ipynb")),
+        help="which one to open",
+    )
     parser.add_argument(
         "--headless", action="store_true", help="run the tour here and print what a reader sees"
     )
@@ -48,13 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fresh_copy() -> Path:
-    copy = SCRATCH / "tour.ipynb"
+def _fresh_copy(name: str) -> Path:
+    copy = SCRATCH / f"{name}.ipynb"
     SCRATCH.mkdir(exist_ok=True)
     if copy.exists():
         when = time.strftime("%Y-%m-%d-%H%M%S", time.localtime(copy.stat().st_mtime))
-        copy.replace(SCRATCH / f"tour-{when}.ipynb")
-    shutil.copyfile(TOUR, copy)
+        copy.replace(SCRATCH / f"{name}-{when}.ipynb")
+    shutil.copyfile(HERE / f"{name}.ipynb", copy)
     return copy
 
 
@@ -112,7 +125,7 @@ def read(path: Path) -> int:
     for cell in notebook.cells:
         print(_shown(cell), flush=True)
     if status:
-        print("The tour stopped at the error above, which it does not expect.", file=sys.stderr)
+        print("The notebook stopped at the error above, which it does not expect.", file=sys.stderr)
     return status
 
 
