@@ -7,6 +7,7 @@ came of it. A word that is wrong is one line, and does nothing.
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .elements import at_least, money
@@ -139,26 +140,21 @@ class Commands:
         asking = [row for row in here if row.asks]
         chosen = asking if list(rest) in ([], ["all"]) else _chosen(rows, rest, "rerun")
         for row in chosen:
-            if row not in here:
+            if row not in here and _exists(row.notebook):
                 raise InvalidOption(
                     f"That cell is in {one_line(row.notebook or 'another session', 60)}. Nothing "
                     "was sent. Open it there and run: %deepseek rerun"
                 )
-            if row.text is None:
-                raise InvalidOption(
-                    "The text of that cell was not kept (DeepSeekMagics.keep), so it can only be "
-                    "run by hand. Nothing was sent."
-                )
         if not chosen:
-            left = len(here)
-            print(
-                f"No question waits for money. {_cells(left)} of your own code can be run again by "
-                "number: %deepseek pending"
-                if left
-                else "No cell waits for money."
-            )
+            print(_none_chosen(rest, len(here)))
             return
-        follow = self._host.workspace.notices.rerun(chosen, self._run_here)
+        follow, by_hand = self._host.workspace.notices.rerun(chosen, self._run_here)
+        if by_hand:
+            raise InvalidOption(
+                f"The text of {_cells(len(by_hand))} was not kept (it may hold a key, or "
+                "DeepSeekMagics.keep says so), so it can only be run by hand. Nothing of it was "
+                "sent."
+            )
         if follow:
             print(
                 "1 cell runs again in its place."
@@ -172,10 +168,12 @@ class Commands:
         if row.asks:
             self._host.ask(first.removeprefix("%%deepseek").strip(), rest, row)
             return
-        result = self._host.workspace.shell.run_cell(row.text, store_history=False)
+        workspace = self._host.workspace
+        with workspace.notices.instead_of(row):
+            result = workspace.shell.run_cell(row.text, store_history=False)
         if not result.success:
             raise DeepSeekError("The cell failed again; its own error stands above.")
-        self._host.workspace.notices.pending.forget([row])
+        workspace.notices.pending.forget([row])
 
     def do_wait(self, *rest: str) -> None:
         """Block until there is money."""
@@ -323,11 +321,35 @@ def _cells(number: int) -> str:
     return f"{number:,} cell" + ("" if number == 1 else "s")
 
 
+def _exists(notebook: str | None) -> bool:
+    """Tell whether a notebook may still be there; one that was renamed or removed is not."""
+    return notebook is None or not Path(notebook).is_absolute() or Path(notebook).exists()
+
+
+def _none_chosen(rest: Sequence[str], left: int) -> str:
+    """Say why nothing runs; *left* cells of the user's own code wait."""
+    if rest and rest[0].startswith("#"):
+        return "That cell waits no more. Nothing was sent."
+    if not left:
+        return "No cell waits for money."
+    return (
+        f"No question waits for money. {_cells(left)} of your own code can be run again by "
+        "number: %deepseek pending"
+    )
+
+
 def _chosen(rows: Sequence[Pending], which: Sequence[str], command: str) -> list[Pending]:
-    """Give the rows of these numbers, as `%deepseek pending` counts them."""
+    """Give the rows of these numbers, as `%deepseek pending` counts them.
+
+    A button names a row for good, `#` and its id: its number may be another's by
+    the time it runs.
+    """
     if list(which) == ["all"]:
         return list(rows)
-    known = {str(number): row for number, row in enumerate(rows, 1)}
+    named = {f"#{row.id}": row for row in rows}
+    if all(word.startswith("#") for word in which):
+        return [named[word] for word in which if word in named]
+    known = {str(number): row for number, row in enumerate(rows, 1)} | named
     for word in which:
         if word not in known:
             there = f"1 to {len(rows)}" if len(rows) > 1 else "1" if rows else "none"
@@ -335,7 +357,7 @@ def _chosen(rows: Sequence[Pending], which: Sequence[str], command: str) -> list
                 f"No cell {one_line(word, 40)!r} waits for money; there is {there}. Look: "
                 f"%deepseek pending, then for example: %deepseek {command} 1"
             )
-    return [known[word] for word in which]
+    return list(dict.fromkeys(known[word] for word in which))
 
 
 def _words(line: str) -> list[str]:

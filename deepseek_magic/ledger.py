@@ -148,15 +148,18 @@ TYPICAL_OUT = (
     " AND think IS ? AND state = 'done' ORDER BY id DESC LIMIT 50)"
 )
 PEND = (
-    "INSERT INTO pending (id, since, account, notebook, place, cell, text, asks)"
-    " VALUES (:id, :since, :account, :notebook, :place, :cell, :text, :asks)"
+    "INSERT INTO pending (id, since, account, notebook, place, cell, text, asks, answered)"
+    " VALUES (:id, :since, :account, :notebook, :place, :cell, :text, :asks, :answered)"
     " ON CONFLICT (account, notebook, place) DO UPDATE"
-    " SET text = excluded.text, asks = excluded.asks, answered = NULL"
+    " SET text = excluded.text, asks = excluded.asks, answered = excluded.answered"
 )
+# A cell with an id of its own is never meant by the words of another.
 THE_CELL = (
-    " WHERE account = :account AND notebook = :notebook"
-    " AND (place = :place OR place = :by_text OR (text = :text AND asks))"
+    " WHERE account = :account AND notebook = :notebook AND (place IN (:place, :unread)"
+    " OR (cell IS NULL OR :cell IS NULL) AND (place = :by_text OR text = :text AND asks))"
+    " AND (:asks OR NOT asks)"
 )
+WAITS = "SELECT EXISTS (SELECT 1 FROM pending WHERE account = ?)"
 WAITING = "SELECT * FROM pending WHERE account = ? ORDER BY since, id"
 KEPT = (
     "SELECT * FROM entries WHERE account = ? AND ended >= ? AND request = ? AND state = 'done'"
@@ -219,13 +222,18 @@ def _reading(account: str, at: datetime, row: Mapping[str, Any]) -> Statement:
 
 
 def _place(account: str, notebook: str | None, cell: str | None, text: str) -> dict[str, Any]:
-    """Give what names a cell: the front end's id where there is one, else a hash of its text."""
+    """Give what names a cell: the front end's id where there is one, else a hash of its text.
+
+    An answer that was not shown has a place beside it, since its cell may ask
+    something else meanwhile.
+    """
     by_text = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
     values = {
         "account": account,
         "notebook": notebook or "",
         "cell": cell,
         "place": cell or by_text,
+        "unread": f"{cell or ''}#{by_text}",
         "by_text": by_text,
         "text": text,
     }
@@ -364,30 +372,52 @@ class Ledger:
 
         Its text stays out where *keep_text* or the ledger's own `keep` says so.
         """
-        values = _place(account, notebook, cell, text)
+        row = {**_place(account, notebook, cell, text), "asks": asks, "answered": None}
+        return self._pend(row, at, keep_text=keep_text)
+
+    def _pend(self, row: dict[str, Any], at: datetime, *, keep_text: bool = True) -> Future[None]:
+        values = {**row, "id": next(self._file.names), "since": stamp(at)}
         if not keep_text or (self.keep != "all" and self.path != ":memory:"):
             values["text"] = None
-        row = {**values, "id": next(self._file.names), "since": stamp(at), "asks": asks}
-        return self._write(lambda: (PEND, row))
+        return self._write(lambda: (PEND, values))
 
     def settle(
-        self, account: str, *, cell: str | None, text: str, notebook: str | None
+        self,
+        account: str,
+        *,
+        cell: str | None,
+        text: str,
+        notebook: str | None,
+        asks: bool = True,
     ) -> Future[None]:
-        """Note that a cell has succeeded: it waits no more."""
-        values = _place(account, notebook, cell, text)
+        """Note that a cell has succeeded: it waits no more.
+
+        One that does not ask, an ordinary cell, settles no question.
+        """
+        values = {**_place(account, notebook, cell, text), "asks": asks}
         return self._write(lambda: ("DELETE FROM pending" + THE_CELL, values))
 
     def answered(
         self, account: str, at: datetime, *, cell: str | None, text: str, notebook: str | None
     ) -> Future[None]:
-        """Note that the answer to a cell that waits is here, and that no page has shown it yet."""
-        values = {**_place(account, notebook, cell, text), "at": stamp(at)}
-        return self._write(lambda: ("UPDATE pending SET answered = :at" + THE_CELL, values))
+        """Note that the answer to a cell is here, and that no page has shown it yet."""
+        self.settle(account, cell=cell, text=text, notebook=notebook)
+        row = {**_place(account, notebook, cell, text), "asks": True, "answered": stamp(at)}
+        return self._pend({**row, "place": row["unread"]}, at)
 
     def forget(self, entries: Iterable[int]) -> None:
         """Let cells wait no more, by their `Pending.id`."""
         for entry in entries:
             self._write(lambda entry=entry: ("DELETE FROM pending WHERE id = :id", {"id": entry}))  # type: ignore[misc]  # bound here
+
+    def waits(self, account: str, *, wait: float | None = READ_SECONDS) -> bool | None:
+        """Tell whether any cell of *account* waits; None where that cannot be read in time."""
+
+        def one() -> bool | None:
+            rows = self._file.read(WAITS, (account,), wait)
+            return bool(rows[0][0]) if rows else None
+
+        return self._quietly(one, lambda: None)
 
     def pending(self, account: str, *, wait: float | None = READ_SECONDS) -> list[Pending]:
         """Give the cells of *account* that wait for money, the longest waiting first.

@@ -118,6 +118,12 @@ class DeepSeekMagics(Magics):
         if self._workspace is not None:
             self._workspace.notices.clear(info)
 
+    def turn_away(self, lines: list[str]) -> list[str]:
+        """Let a re-run do nothing whose cell was run by hand meanwhile."""
+        if self._workspace is not None and self._workspace.notices.turned_away():
+            return ["pass\n"]
+        return lines
+
     def after_cell(self, result: ExecutionResult) -> None:
         """Look at how a cell ended (`post_run_cell`); what fails here hurts no cell."""
         error = result.error_in_exec
@@ -263,7 +269,7 @@ def load(shell: InteractiveShell) -> None:
     shell.events.register("pre_run_cell", magics.before_cell)
     shell.events.register("post_run_cell", magics.after_cell)
     shell.Completer.custom_matchers.append(complete)
-    shell.input_transformers_cleanup.insert(0, help_alone)
+    shell.input_transformers_cleanup[:0] = [magics.turn_away, help_alone]
     html, text = _answer_formats(shell)
     html.for_type(Answer, _answer_html)
     text.for_type(Answer, _answer_text)
@@ -279,8 +285,9 @@ def unload(shell: InteractiveShell) -> None:
     shell.events.unregister("post_run_cell", magics.after_cell)
     if complete in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(complete)
-    if help_alone in shell.input_transformers_cleanup:
-        shell.input_transformers_cleanup.remove(help_alone)
+    for transformer in (magics.turn_away, help_alone):
+        if transformer in shell.input_transformers_cleanup:
+            shell.input_transformers_cleanup.remove(transformer)
     for formatter in _answer_formats(shell):
         formatter.pop(Answer, None)
     for kind in ("line", "cell"):

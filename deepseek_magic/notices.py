@@ -7,7 +7,9 @@ ledger. Whose account it is and what a question looks like is not known here.
 from __future__ import annotations
 
 import logging
+import re
 import threading
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,7 +20,7 @@ from .pending import PendingCells, Place
 from .rerun import Rerun, current_cell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("deepseek_magic")
 
+ONE_QUESTION = re.compile(r"\s*(%%[^\n]*\n\s*)*%%deepseek\b")
+GONE = "That cell waits no more. Nothing was sent. The list of now: %deepseek pending"
 JUST_NOW = timedelta(seconds=5)
 
 
@@ -63,13 +67,14 @@ class Notices:
     def __init__(
         self, shell: InteractiveShell, settings: Patience, account: Account, succeeded: set[str]
     ) -> None:
-        self.told: BaseException | None = None
-        """The last error whose notice stands, or that the user wanted without one."""
+        self._told: tuple[BaseException, str] | None = None
+        self._row: Pending | None = None
         self._shell = shell
         self._settings = settings
         self._account = account
         self._succeeded = succeeded
         self._standing: dict[str, list[Closable]] = {}
+        self._void: set[str] = set()
         self._pending: PendingCells | None = None
         self._waiting: Waiting | None = None
 
@@ -106,9 +111,10 @@ class Notices:
 
     def guard(self, result: ExecutionResult, error: BaseException) -> None:
         """Show the notice below the traceback of an ordinary cell that ended in *error*."""
-        if error is self.told:  # a cell of ours, whose notice stands there already
-            return
         cell = current_cell(self._shell)
+        if self._told is not None and self._told == (error, _run_of(cell)):
+            return
+        self.told(error, cell)
         attended = cell is not None and cell.attended
         known = self._known()
         notice = render.Notice(
@@ -126,19 +132,35 @@ class Notices:
         self.show(notice, cell)
         self._ordinary(result, cell, failed=True)
 
+    def told(self, error: BaseException, cell: Cell | None) -> None:
+        """Note that *error* needs no further notice in this run of *cell*."""
+        self._told = error, _run_of(cell)
+
+    @contextmanager
+    def instead_of(self, row: Pending) -> Iterator[None]:
+        """Take the code that is run for that of *row*, wherever it runs."""
+        self._row = row
+        try:
+            yield
+        finally:
+            self._row = None
+
     def ran(self, result: ExecutionResult) -> None:
         """Note that a cell has succeeded (`post_run_cell`)."""
-        if self._pending is not None:
-            self._ordinary(result, current_cell(self._shell), failed=False)
+        cell = current_cell(self._shell)
+        if self._pending is not None and not self.is_void(cell):
+            self._ordinary(result, cell, failed=False)
 
     def _ordinary(self, result: ExecutionResult, cell: Cell | None, *, failed: bool) -> None:
         try:
             text = str(getattr(result.info, "raw_cell", ""))
             place = Place(cell.id if cell else None, text, self._account.session.notebook)
+            if self._row is not None:
+                place = Place(self._row.cell, self._row.text or text, self._row.notebook)
             if failed:
                 self.pending.add(place, asks=False)
-            elif not _is_ours(place.text):
-                self.pending.done(place)
+            else:
+                self.pending.done(place, asks=False)
         except DeepSeekError as error:  # without a key there is no account to note it for
             LOG.debug("a cell was not noted: %s", error)
 
@@ -161,11 +183,36 @@ class Notices:
         A page clears a cell that is run by hand, but not one that `Rerun` runs.
         """
         cell = current_cell(self._shell)
+        if self.is_void(cell):
+            return
         for place in {getattr(info, "cell_id", None), cell.place if cell else None}:
             for widget in self._standing.pop(place or "", ()):
-                widget.close()
+                self._close(widget, cell)
         if cell is not None and cell.replayed:
             self._shell.display_pub.clear_output()
+
+    def _take_down(self, place: str | None) -> None:
+        """Close what stands in a cell whose question is asked elsewhere, with its waiting."""
+        for widget in self._standing.pop(place or "", ()):
+            self._close(widget)
+
+    def is_void(self, cell: Cell | None) -> bool:
+        """Tell whether this run was asked for by what is gone: its cell was run by hand meanwhile.
+
+        Its answer would be bought a second time, and no page would show it.
+        """
+        return bool(self._void) and cell is not None and cell.token in self._void
+
+    def turned_away(self) -> bool:
+        """Tell whether the run of now is void."""
+        return bool(self._void) and self.is_void(current_cell(self._shell))
+
+    def _close(self, widget: Closable, cell: Cell | None = None) -> None:
+        """Close *widget*; a run that it has asked for is void, unless it is this one of *cell*."""
+        token = getattr(widget, "token", None)
+        if token is not None and (cell is None or cell.token != token):
+            self._void.add(token)
+        widget.close()
 
     # -- cells that wait ------------------------------------------------------------
 
@@ -197,9 +244,12 @@ class Notices:
         from .widgets import UNREACHED, PendingControls
 
         def run(chosen: Sequence[Pending]) -> str | None:
-            numbers = [str(n) for n, row in enumerate(pending.rows(), 1) if row in chosen]
+            waiting = {row.id for row in pending.rows()}
+            names = [f"#{row.id}" for row in chosen if row.id in waiting]
+            if not names:
+                return GONE
             again = Rerun(
-                self._shell, cell, silent=lambda: None, code=f"%deepseek rerun {' '.join(numbers)}"
+                self._shell, cell, silent=lambda: None, code=f"%deepseek rerun {' '.join(names)}"
             )
             self.stand(cell, again)
             again.start()
@@ -210,24 +260,27 @@ class Notices:
 
     def rerun(
         self, rows: Sequence[Pending], run_here: Callable[[Pending], object]
-    ) -> Sequence[Pending]:
+    ) -> tuple[Sequence[Pending], Sequence[Pending]]:
         """Run cells that wait: in their places where this page shows them, the others here.
 
         Those in their places follow, one after the other, when this cell has
-        ended; they are given back. The first that meets an empty balance stops
-        the rest.
+        ended; the first that meets an empty balance stops the rest. They are given
+        back, and those that cannot be run, for their text was not kept.
         """
         here = current_cell(self._shell)
         places = {row.id: self._controls(row, here) for row in rows}
-        for row in rows:
-            if places[row.id] is None:
+        others = [row for row in rows if places[row.id] is None]
+        for row in others:
+            if row.text is not None:
+                self._take_down(row.cell)
                 run_here(row)
         follow = [controls for row in rows if (controls := places[row.id]) is not None]
         if follow:
             threading.Thread(
                 target=_in_turn, args=(follow,), name="deepseek_magic rerun", daemon=True
             ).start()
-        return [row for row in rows if places[row.id] is not None]
+        in_place = [row for row in rows if places[row.id] is not None]
+        return in_place, [row for row in others if row.text is None]
 
     def _controls(self, row: Pending, here: Cell | None) -> NoticeControls | None:
         """Give the controls of the notice that stands in the cell of *row*, on this page."""
@@ -237,7 +290,8 @@ class Notices:
             return None
         standing = self._standing.get(row.cell or "", ())
         found = [widget for widget in standing if isinstance(widget, NoticeControls)]
-        return next((one for one in found if one.cell.session == here.session), None)
+        fit = (one for one in found if one.cell.session == here.session)
+        return next((one for one in fit if only_asks(one.cell) or not row.asks), None)
 
     def forget_all(self) -> None:
         """Close all that belongs to the session of now."""
@@ -245,7 +299,7 @@ class Notices:
             self._waiting.close()
         for widgets in self._standing.values():
             for widget in widgets:
-                widget.close()
+                self._close(widget)
         self._standing.clear()
         self._waiting = self._pending = None
 
@@ -257,5 +311,14 @@ def _in_turn(follow: Sequence[NoticeControls]) -> None:
             return
 
 
-def _is_ours(text: str) -> bool:
-    return text.lstrip().startswith(("%%deepseek", "%deepseek"))
+def _run_of(cell: Cell | None) -> str:
+    """Name this one run of *cell*; "" where cells have no requests, as in a terminal."""
+    return "" if cell is None else str(cell.parent["header"].get("msg_id", ""))
+
+
+def only_asks(cell: Cell) -> bool:
+    """Tell whether the cell is one question, and no code that has effects of its own.
+
+    Other cell magics, such as `%%time`, may stand above `%%deepseek`.
+    """
+    return ONE_QUESTION.match(str(cell.parent["content"].get("code"))) is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from .preflight import like_a_key
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .ledger import Pending
     from .session import Session
     from .wire import Answer, Request
+
+
+LONGEST = timedelta(hours=1)
+"""An answer came no longer than that before it was noted as unread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,10 @@ class Place:
         return {"cell": self.cell, "text": self.text, "notebook": self.notebook}
 
     def is_of(self, row: Pending) -> bool:
-        """Tell whether *row* is this very cell."""
-        if self.notebook != row.notebook:
+        """Tell whether *row* is this very cell, with these very words."""
+        if self.notebook != row.notebook or row.text not in (None, self.text):
             return False
-        if self.cell and row.cell:
-            return self.cell == row.cell
-        return self.text == row.text
+        return self.cell == row.cell if self.cell and row.cell else row.text is not None
 
 
 @dataclass(slots=True)
@@ -61,8 +63,6 @@ class PendingCells:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._unread: dict[tuple[str, str], _Unread] = {}
-        self._any = True
-        """False when surely none waits, so that a question need not ask the ledger."""
 
     def rows(self) -> list[Pending]:
         """Give the cells that wait, those of this notebook first, the longest waiting first."""
@@ -79,7 +79,6 @@ class PendingCells:
 
         The code of an ordinary cell may hold a key; then its text is not kept.
         """
-        self._any = True
         self._session.ledger.pend(
             self._session.account,
             datetime.now(UTC),
@@ -88,10 +87,9 @@ class PendingCells:
             **place.names,
         )
 
-    def done(self, place: Place) -> None:
-        """Note that a cell has succeeded."""
-        if self._any:
-            self._session.ledger.settle(self._session.account, **place.names)
+    def done(self, place: Place, *, asks: bool = True) -> None:
+        """Note that a cell has succeeded; one that does not ask settles no question of its own."""
+        self._session.ledger.settle(self._session.account, asks=asks, **place.names)
 
     def forget(self, rows: Iterable[Pending]) -> None:
         """Let cells wait no more."""
@@ -121,14 +119,13 @@ class PendingCells:
         While the page that wanted it is being asked, *page* decides: the same one
         shows it, another one cannot.
         """
-        if not self._any:
-            return None
         if (kept := self._unread.get(_name(place, request))) is not None:
             return None if kept.asked_for and kept.page == page else kept.answer
+        if not self._session.ledger.waits(self._session.account):
+            return None
         rows = self._session.ledger.pending(self._session.account)
-        self._any = bool(rows)
-        since = [row.since for row in rows if row.answered is not None and place.is_of(row)]
-        return self._session.kept(request, min(since)) if since else None
+        since = [row.answered for row in rows if row.answered is not None and place.is_of(row)]
+        return self._session.kept(request, min(since) - LONGEST) if since else None
 
 
 def _name(place: Place, request: Request) -> tuple[str, str]:

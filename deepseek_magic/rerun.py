@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import threading
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MARK = "deepseek_replay"
-"""The mark, in a request's metadata, that it was sent by a `Rerun`."""
+"""Where a request's metadata names the `Rerun` that sent it."""
 INVISIBLE = "\u200b"
 SETTLE = 0.15
 """Seconds between a page's answer and the run.
@@ -72,9 +73,14 @@ class Cell:
         return str(self.parent["header"].get("session", ""))
 
     @property
+    def token(self) -> str:
+        """The `Rerun.token` that started this run; "" for one that was started by hand."""
+        return str(self.parent["metadata"].get(MARK) or "")
+
+    @property
     def replayed(self) -> bool:
         """Whether this run was started by a `Rerun`."""
-        return self.parent["metadata"].get(MARK) is True
+        return bool(self.token)
 
     @property
     def attended(self) -> bool:
@@ -150,7 +156,7 @@ def _line() -> Iterator[_Line]:
         client.context.destroy(linger=2000)
 
 
-def _again(cell: Cell, code: str | None) -> dict[str, Any]:
+def _again(cell: Cell, token: str, code: str | None) -> dict[str, Any]:
     """Make the request that runs *cell* once more: as it was sent, or *code* in its place.
 
     Nobody could answer its questions, since the reply would come to us; and if
@@ -164,7 +170,7 @@ def _again(cell: Cell, code: str | None) -> dict[str, Any]:
         "msg_id": header["msg_id"],
         "msg_type": header["msg_type"],
         "parent_header": {},
-        "metadata": {**parent["metadata"], MARK: True},
+        "metadata": {**parent["metadata"], MARK: token},
         "content": {**content, "allow_stdin": False, "stop_on_error": False},
     }
 
@@ -276,6 +282,8 @@ class Rerun:
         code: str | None = None,
     ) -> None:
         self.cell = cell
+        self.token = uuid.uuid4().hex
+        """What the run can be known by, once it has begun."""
         self.reply: Mapping[str, Any] | None = None
         """What the kernel said at the end of the run (an `execute_reply`); None until then."""
         self._shell = shell
@@ -379,7 +387,7 @@ class Rerun:
             with self._lock:
                 if stop.is_set():
                     return
-                request = line.send(_again(self.cell, self._code))
+                request = line.send(_again(self.cell, self.token, self._code))
                 self._sent = True
             reply = line.wait(request)
             if reply is None or reply.get("status") != "aborted":

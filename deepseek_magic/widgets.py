@@ -144,6 +144,11 @@ class NoticeControls:
         close_all(self.box)
         close_all(self._later)  # it is in no box where nothing waits
 
+    @property
+    def token(self) -> str:
+        """What a run that these buttons start is known by."""
+        return self._rerun.token
+
     # -- what the buttons do ------------------------------------------------------
 
     def _click_again(self, _: object) -> None:

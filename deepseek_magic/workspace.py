@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,7 +20,7 @@ from . import preflight, prices, render
 from .account import Account
 from .elements import duration
 from .errors import DeepSeekError, InsufficientBalance, OutOfMoney, OverLimit, UnusableAnswer
-from .notices import Notices
+from .notices import Notices, only_asks
 from .pending import Place
 from .rerun import current_cell, page_shows
 from .view import view_for
@@ -79,6 +81,17 @@ class Interrupted(KeyboardInterrupt):
         return [f"Interrupted: {self}"]
 
 
+@dataclass(slots=True)
+class _Asking:
+    """One question of one cell, through all its tries; *ends* bounds how long it waits."""
+
+    request: Request
+    cell: Cell | None
+    place: Place
+    on_empty: OnEmpty
+    ends: float | None = None
+
+
 class Workspace:
     """The account of *shell* and the widgets in its cells; `close` leaves nothing behind."""
 
@@ -120,50 +133,44 @@ class Workspace:
         place = Place(cell.id if cell else None, text, self.session.notebook)
         if row is not None:
             place = Place(row.cell, text, row.notebook)
+        asking = _Asking(request, cell, place, on_empty)
         page = cell.session if cell else ""
         if (answer := self.notices.pending.unread(place, request, page)) is not None:
-            return self._show_unread(answer, place, request, cell)
+            return self._show_unread(answer, asking)
         while True:
             try:
                 answer = self._show(self._view(cell), request, place)
                 break
             except OutOfMoney as error:
                 empty = error
-            self._out_of_money(empty, request, cell, place, on_empty)
-        self._succeeded(cell, place, request, answer)
+            self._out_of_money(empty, asking)
+        self._succeeded(answer, asking)
         return answer
 
-    def _out_of_money(
-        self,
-        error: OutOfMoney,
-        request: Request,
-        cell: Cell | None,
-        place: Place,
-        on_empty: OnEmpty,
-    ) -> None:
-        """Return when money has come; else show what *on_empty* says, and raise."""
-        if on_empty != "raise":
-            self.notices.pending.add(place, asks=True)
-        if on_empty == "wait" and isinstance(error, InsufficientBalance):
+    def _out_of_money(self, error: OutOfMoney, asking: _Asking) -> None:
+        """Return when money has come; else show what the cell wants shown, and raise."""
+        if asking.on_empty != "raise":
+            self.notices.pending.add(asking.place, asks=True)
+        if asking.on_empty == "wait" and isinstance(error, InsufficientBalance):
+            if asking.ends is None:  # one bound for all tries
+                asking.ends = time.monotonic() + 3600 * self.settings.wait_hours
             try:
-                self._wait_in_cell()
+                self._wait_in_cell(max(asking.ends - time.monotonic(), 0.0))
             except InsufficientBalance as no_money:
                 error = no_money
             else:
                 return
-        self.notices.told = error
-        if on_empty != "raise":
-            self._notice(error, request, cell)
+        self.notices.told(error, asking.cell)
+        if asking.on_empty != "raise":
+            self._notice(error, asking)
         raise error
 
-    def _wait_in_cell(self) -> None:
+    def _wait_in_cell(self, seconds: float) -> None:
         """Block the cell until money has come, and say so while it waits."""
         began = datetime.now(UTC)
         say = self._line()
         try:
-            self.session.wait(
-                3600 * self.settings.wait_hours, told=lambda look: say(render.look_line(look))
-            )
+            self.session.wait(seconds, told=lambda look: say(render.look_line(look)))
         except KeyboardInterrupt:
             raise Interrupted(
                 "the wait for a top-up was stopped. Nothing was sent. To go on: %deepseek rerun"
@@ -188,31 +195,29 @@ class Workspace:
     def _view(self, cell: Cell | None) -> View:
         return view_for(self.shell, thinking=self.settings.thinking, alone=_is_all(cell))
 
-    def _succeeded(self, cell: Cell | None, place: Place, request: Request, answer: Answer) -> None:
+    def _succeeded(self, answer: Answer, asking: _Asking) -> None:
         """Let the cell wait no more; after a re-run, once it is sure that a page shows it."""
+        cell, pending = asking.cell, self.notices.pending
         if cell is None or not cell.replayed:
-            self.notices.pending.done(place)
+            pending.done(asking.place)
             return
-        pending = self.notices.pending
-        pending.arrived(place, request, answer, cell.session)
+        pending.arrived(asking.place, asking.request, answer, cell.session)
 
         def look() -> None:
             if page_shows(self.shell, cell, stop=self._closing):
-                pending.shown(place, request)
+                pending.shown(asking.place, asking.request)
             else:
-                pending.unseen(place, request)
+                pending.unseen(asking.place, asking.request)
 
         threading.Thread(target=look, name="deepseek_magic page", daemon=True).start()
 
-    def _show_unread(
-        self, answer: Answer, place: Place, request: Request, cell: Cell | None
-    ) -> Answer:
+    def _show_unread(self, answer: Answer, asking: _Asking) -> Answer:
         line = (
             f"{render.quiet_line(answer, None)} · this answer came while no page showed it. It was "
             "paid for then; nothing was sent now. Run the cell once more to ask anew."
         )
-        self._view(cell).end(answer, line, _stamp(answer, "done"))
-        self.notices.pending.shown(place, request)
+        self._view(asking.cell).end(answer, line, _stamp(answer, "done"))
+        self.notices.pending.shown(asking.place, asking.request)
         return answer
 
     def _show(self, view: View, request: Request, place: Place) -> Answer:
@@ -258,7 +263,8 @@ class Workspace:
         self._problem_told = problem
         view.end(answer, " · ".join(parts), _stamp(answer, ending or "done"))
 
-    def _notice(self, error: OutOfMoney, request: Request, cell: Cell | None) -> None:
+    def _notice(self, error: OutOfMoney, asking: _Asking) -> None:
+        cell = asking.cell
         attended = cell is not None and cell.attended
         own_limit = isinstance(error, OverLimit)
         host = error.host if isinstance(error, InsufficientBalance) else None
@@ -266,13 +272,13 @@ class Workspace:
             what=str(error).split(". ")[0] + ".",
             at=datetime.now(UTC),
             balance=error.balance,
-            likely_cost=self.session.likely_cost(request),
+            likely_cost=self.session.likely_cost(asking.request),
             currency=self.session.currency,
             kept=_kept(error.answer),
             top_up_url=f"https://{host}/" if host else self.account.top_up_url,
             own_limit=own_limit,
             buttons=attended,
-            waits=attended and not own_limit,
+            waits=cell is not None and attended and not own_limit and only_asks(cell),
             problem=self.session.ledger.problem or "",
         )
         self.notices.show(notice, cell)
@@ -285,7 +291,8 @@ class Workspace:
         except KeyboardInterrupt:
             raise Interrupted("the wait for a top-up was stopped. Nothing was sent.") from None
         except InsufficientBalance as no_money:
-            self.notices.told = no_money  # the line says all there is to say
+            # The line says all there is to say.
+            self.notices.told(no_money, current_cell(self.shell))
             raise
 
     # -- money --------------------------------------------------------------------

@@ -1028,7 +1028,7 @@ def test_a_cell_waits_once(opened: Callable[..., Ledger]) -> None:
     [
         ({"cell": "c1", "text": "edited"}, True),
         ({"cell": None, "text": SECRET}, True),
-        ({"cell": "c9", "text": SECRET}, True),
+        ({"cell": "c9", "text": SECRET}, False),
         ({"cell": "c9", "text": "another"}, False),
         ({"cell": "c1", "text": SECRET, "notebook": "b.ipynb"}, False),
         ({"cell": "c1", "text": SECRET, "account": "another account"}, False),
@@ -1048,16 +1048,39 @@ def test_what_has_succeeded_waits_no_more(
 
 
 def test_an_answer_that_no_page_showed(opened: Callable[..., Ledger]) -> None:
-    """It is noted at its cell; asking anew in vain takes that back."""
+    """It is noted with the words it answers, and stays whatever its cell asks meanwhile."""
     ledger = opened()
     pend(ledger, cell="c1")
     pend(ledger, "another", cell="c2")
     ledger.answered(OURS, AT, cell="c1", text=SECRET, notebook="a.ipynb").result(30)
     assert {row.cell: row.answered for row in ledger.pending(OURS)} == {"c1": AT, "c2": None}
 
-    pend(ledger, cell="c1")
+    pend(ledger, "something else", cell="c1")
+    ledger.settle(OURS, cell="c1", text="something else", notebook="a.ipynb").result(30)
+    found = {row.text: row.answered for row in ledger.pending(OURS)}
+    ledger.settle(OURS, cell="c1", text=SECRET, notebook="a.ipynb").result(30)
 
-    assert all(row.answered is None for row in ledger.pending(OURS))
+    assert found == {SECRET: AT, "another": None}
+    assert [row.text for row in ledger.pending(OURS)] == ["another"]
+
+
+def test_an_answer_to_a_cell_that_was_let_go(opened: Callable[..., Ledger]) -> None:
+    """An answer that was not shown is noted where no entry waits any more."""
+    ledger = opened()
+    ledger.answered(OURS, AT, cell="c1", text=SECRET, notebook="a.ipynb").result(30)
+
+    assert [(row.text, row.answered) for row in ledger.pending(OURS)] == [(SECRET, AT)]
+
+
+def test_whether_any_waits(opened: Callable[..., Ledger], path: Path) -> None:
+    """Yes, no, or not known while another program holds the file."""
+    ledger = opened(path, busy_seconds=0.1)
+    assert ledger.waits(OURS) is False
+    pend(ledger)
+    assert ledger.waits(OURS) is True
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert ledger.waits(OURS, wait=0.05) is None
 
 
 def test_cells_are_let_go(opened: Callable[..., Ledger]) -> None:

@@ -203,6 +203,24 @@ def test_after_a_restart_the_list_has_buttons(opened: Opened, api: Sandbox) -> N
     assert "No cell waits for money." in page.text(4)
 
 
+def test_an_old_list_runs_only_what_it_shows(opened: Opened, api: Sandbox) -> None:
+    """A row whose cell has succeeded meanwhile runs nothing, and the others keep their names."""
+    page = opened(ask("One?"), ask("Two?"), ask("Three?"), "%deepseek pending")
+    for cell in (1, 2, 3):
+        page.run_cell(cell)
+    page.run_cell(4)
+    api.top_up("10.00")
+    page.run_cell(1)
+    again = page.output(4).get_by_role("button", name="Re-run", exact=True)
+
+    again.nth(0).click()
+    page.wait_text(4, "waits no more")
+    again.nth(2).click()
+    page.wait_text(3, "CNY left")
+
+    assert questions(api) == ["One?", "Three?"]
+
+
 def test_rerun_runs_cells_in_their_places(opened: Opened, api: Sandbox) -> None:
     """`%deepseek rerun` puts each answer where its notice stood."""
     page = opened(ask("One?"), ask("Two?"), "%deepseek rerun")

@@ -181,12 +181,23 @@ def test_code_that_holds_a_key_is_not_kept(run: Run, account: Sandbox) -> None:
     """An ordinary cell with the key in it waits without its text, and says why it cannot be run."""
     run("import openai, os")
     run(
-        f"openai.OpenAI(api_key={account.api_key!r}, base_url={account.base_url!r})"
-        ".chat.completions.create(model='m', messages=[{'role': 'user', 'content': 'Why?'}])"
+        f"c = openai.OpenAI(api_key={account.api_key!r}, base_url={account.base_url!r})\n"
+        "said = [{'role': 'user', 'content': 'Why?'}]\n"
+        "c.chat.completions.create(model='deepseek-flash', messages=said)"
     )
 
     assert account.api_key not in run("%deepseek pending")
     assert "can only be run by hand" in run("%deepseek rerun 1")
+
+
+def test_an_error_that_was_caught_leaves_the_question_waiting(run: Run) -> None:
+    """A cell that goes on after the refusal has not answered its question."""
+    run(
+        "try:\n    get_ipython().run_cell_magic('deepseek', '', 'Why?')\n"
+        "except Exception:\n    print('went on')"
+    )
+
+    assert "Why?" in run("%deepseek pending")
 
 
 def test_raise_leaves_nothing_waiting(run: Run) -> None:
