@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deepseek_magic.rerun import MARK
 from deepseek_magic.sandbox import Sandbox
 from harness.kernels import Kernels
+from harness.pages import Page, start
 from harness.terminal import Terminal
 
 Run = Callable[[str], str]
@@ -326,3 +331,138 @@ def test_the_balance_tells_how_many_wait(run: Run, account: Sandbox) -> None:
     run("%%deepseek\nHow?")
 
     assert "2 cells" in run("%deepseek balance")
+
+
+# Beside a page
+
+
+@pytest.fixture
+def page(account: Sandbox, tmp_path: Path) -> Iterator[Page]:
+    """Give a page without a browser, whose kernel asks the empty account."""
+    manager = start(tmp_path)
+    client = manager.client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    made = Page(client)
+    made.cell("import ipywidgets\n%load_ext deepseek_magic")
+    yield made
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+    manager.cleanup_resources()
+
+
+HERE: dict[str, Any] = {"cellId": "c1"}
+NOTICES = "get_ipython().magics_manager.registry['DeepSeekMagics'].workspace.notices"
+
+
+BUTTONS = f"{NOTICES}._standing['c1'][0].box.children[0].children"
+
+
+def press(page: Page, label: str) -> None:
+    """Press the button of the notice in the cell that bears *label*."""
+    page.click(page.value(f"[b for b in {BUTTONS} if b.description == {label!r}][0].comm.comm_id"))
+
+
+def test_a_run_by_hand_makes_a_re_run_void(page: Page, account: Sandbox) -> None:
+    """A re-run that comes after its cell was run by hand buys nothing, and touches nothing."""
+    asking = "%%deepseek -t off\nWhy?"
+    first = page.cell(asking, HERE)
+    token = page.value(f"{NOTICES}._standing['c1'][0].token")
+    account.top_up("10.00")
+    page.cell(asking, HERE)
+
+    late = page.cell(asking, {**HERE, MARK: token}, msg_id=first)
+    plain = page.cell("hits = globals().get('hits', 0) + 1", {**HERE, MARK: token})
+
+    assert paid(account) == ["Why?"]
+    assert page.errors(late) == ["InsufficientBalance"], "that of the first run alone"
+    assert page.value("globals().get('hits')") == "None"
+    assert not [m for m in page.of(plain) if m["msg_type"] == "clear_output"]
+
+
+def test_its_own_re_run_is_not_void(page: Page, account: Sandbox) -> None:
+    """The run that a notice asks for is the one that it waits for."""
+    first = page.cell("%%deepseek -t off\nWhy?", HERE)
+    account.top_up("10.00")
+
+    press(page, "Re-run cell")
+    page.until(lambda: page.ended(first, 2))
+
+    assert paid(account) == ["Why?"]
+
+
+def test_a_cell_of_more_than_one_question_never_runs_by_itself(
+    page: Page, account: Sandbox
+) -> None:
+    """Its other code has effects: there is no button that waits, and `rerun` asks elsewhere."""
+    page.cell(
+        "ran = globals().get('ran', 0) + 1\n"
+        "get_ipython().run_cell_magic('deepseek', '-t off', 'Why?')",
+        HERE,
+    )
+    labels = page.value(f"[b.description for b in {BUTTONS}]")
+    account.top_up("10.00")
+    page.cell("%deepseek rerun", {"cellId": "c2"})
+
+    assert "Re-run cell" in labels
+    assert "Re-run when topped up" not in labels
+    assert paid(account) == ["Why?"]
+    assert page.value("ran") == "1"
+
+
+def test_two_pages_buy_once(page: Page, account: Sandbox) -> None:
+    """What waits in one page and is asked in another is taken down in the first."""
+    page.cell("%%deepseek -t off\nWhy?", HERE)
+    press(page, "Re-run when topped up")
+    account.top_up("10.00")
+
+    page.cell("%deepseek rerun", {"cellId": "c2"}, session="the other page")
+    page.cell("import time\ntime.sleep(6)")
+
+    assert paid(account) == ["Why?"]
+
+
+def test_one_error_has_one_notice(page: Page) -> None:
+    """An error that passes through an inner run is told once; raised in another cell, once more."""
+    page.cell(CALL)
+    page.cell(f"def go():\n    {ORDINARY}")
+    twice = page.cell("get_ipython().run_cell('go()').raise_error()", {"cellId": "c3"})
+    page.cell("try:\n    go()\nexcept Exception as error:\n    saved = error")
+    again = page.cell("raise saved", {"cellId": "c4"})
+
+    def notices(request: str) -> int:
+        shown = [m["content"].get("data", {}) for m in page.of(request)]
+        return sum("out of money" in data.get("text/plain", "") for data in shown)
+
+    assert (notices(twice), notices(again)) == (1, 1)
+
+
+def test_an_ordinary_cell_that_fails_again_waits_once(page: Page) -> None:
+    """However often it is tried from the list, it is one entry."""
+    page.cell(CALL)
+    page.cell(ORDINARY, HERE)
+    for _ in range(3):
+        page.cell("%deepseek rerun 1", {"cellId": "c2"})
+
+    assert page.value(f"len({NOTICES}.pending.rows())") == "1"
+
+
+def test_an_unread_answer_outlives_a_busy_ledger(page: Page, account: Sandbox) -> None:
+    """A ledger that could not be read once is asked again, and nothing is bought twice."""
+    asking = "%%deepseek -t off\nWhy?"
+    page.cell(asking, HERE)
+    account.top_up("10.00")
+    page.listens = False
+    page.cell(asking, {**HERE, MARK: "a page that has gone"})
+    page.cell("import time\ntime.sleep(1)")
+    page.until(lambda: "None" not in page.value(f"[r.answered for r in {NOTICES}.pending.rows()]"))
+    path = page.value(f"{NOTICES}._account.session.ledger.path")
+    time.sleep(4)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        page.cell("%%deepseek -t off\nAnother?")
+    edited = page.cell("%%deepseek -t off\nSomething else?", HERE)
+    page.cell(asking, HERE)
+
+    assert paid(account) == ["Why?", "Another?", "Something else?"]
+    assert not page.errors(edited)

@@ -32,22 +32,28 @@ class Page:
         """Whether it keeps its answers for `answer`, as a page that hangs does."""
         self.caught: list[str] = []
 
-    def send(self, kind: str, content: dict[str, Any], **header: Any) -> str:
+    def send(
+        self,
+        kind: str,
+        content: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        **header: Any,
+    ) -> str:
         """Send a request on the shell channel and give its id."""
-        message = self.client.session.msg(kind, content)
+        message = self.client.session.msg(kind, content, metadata=metadata)
         message["header"].update(header)
         self.client.shell_channel.send(message)
         return str(message["header"]["msg_id"])
 
-    def queue(self, code: str, **header: Any) -> str:
-        """Send a cell without waiting for it, as JupyterLab does."""
+    def queue(self, code: str, metadata: dict[str, Any] | None = None, **header: Any) -> str:
+        """Send a cell without waiting for it, as JupyterLab does; its id is in the *metadata*."""
         content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}}
         more = {"allow_stdin": True, "stop_on_error": True}
-        return self.send("execute_request", {**content, **more}, **header)
+        return self.send("execute_request", {**content, **more}, metadata, **header)
 
-    def cell(self, code: str) -> str:
-        """Run a cell to its end and give its id."""
-        request = self.queue(code)
+    def cell(self, code: str, metadata: dict[str, Any] | None = None, **header: Any) -> str:
+        """Run a cell to its end and give its request's id."""
+        request = self.queue(code, metadata, **header)
         self.until(lambda: self.ended(request))
         return request
 
