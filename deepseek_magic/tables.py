@@ -189,13 +189,12 @@ def pending_shown(rows: Sequence[Pending], now: datetime, *, here: str | None) -
         said = "No cell waits for money."
         return Shown(html=outer(QUIET, said), text=said)
     elsewhere = any(row.notebook != here for row in rows)
-    heads = ("", "Since", *(["Notebook"] if elsewhere else ()), "Kind", "Cell", "On a re-run")
+    heads = ("", "Since", *(["Notebook"] if elsewhere else ()), "Cell", "On a re-run")
     cells = [
         (
             str(number),
-            f"{row.since.astimezone():%Y-%m-%d %H:%M}",
+            f"{row.since.astimezone():{_day_of(row.since, now)} %H:%M}",
             *([_notebook_of(row, here)] if elsewhere else ()),
-            "question" if row.asks else "Python",
             excerpt(row),
             _on_rerun(row),
         )
@@ -212,6 +211,10 @@ _PENDING_GONE = (
     "The buttons that stood below are gone: they last no longer than their kernel. "
     "Look again with: %deepseek pending"
 )
+
+
+def _day_of(at: datetime, now: datetime) -> str:
+    return "%m-%d" if at.astimezone().year == now.astimezone().year else "%Y-%m-%d"
 
 
 def _notebook_of(row: Pending, here: str | None) -> str:

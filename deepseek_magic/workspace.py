@@ -196,9 +196,13 @@ class Workspace:
         return view_for(self.shell, thinking=self.settings.thinking, alone=_is_all(cell))
 
     def _succeeded(self, answer: Answer, asking: _Asking) -> None:
-        """Let the cell wait no more; after a re-run, once it is sure that a page shows it."""
+        """Let the cell wait no more.
+
+        After a re-run, or a long wait, that is once it is sure that a page shows the answer.
+        """
         cell, pending = asking.cell, self.notices.pending
-        if cell is None or not cell.replayed:
+        waited = asking.ends is not None
+        if cell is None or not (cell.replayed or (waited and cell.attended)):
             pending.done(asking.place)
             return
         pending.arrived(asking.place, asking.request, answer, cell.session)

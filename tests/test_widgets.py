@@ -250,9 +250,9 @@ def test_nothing_is_sent_where_no_page_shows_the_cell(book: Notebook, api: Sandb
     book.page.listens = False
 
     api.top_up("5.00")
-    labels, said = book.until("no page shows this cell")
+    labels, said = book.until("was loaded anew")
 
-    assert "Nothing was sent. It is tried again" in said
+    assert "Nothing was sent. Run the cell by hand" in said
     assert "run the cell by hand" in said
     assert "Cancel waiting" in labels
     assert paid(api) == [402]
