@@ -29,7 +29,7 @@ LONGEST = 300.0
 """Seconds between two looks, at most."""
 SPREAD = 0.2
 """How much of a pause is left to chance, so that many kernels do not ask together."""
-TRY_AFTER = 60.0
+TRY_AFTER = 15.0
 """Seconds from a refusal that the figure contradicts until a try is let through; doubled by each
 that is refused."""
 TRY_AT_MOST = 1800.0

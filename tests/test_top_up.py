@@ -66,14 +66,14 @@ def test_money_that_becomes_available_counts() -> None:
 
 @pytest.mark.parametrize("known", [None, reading(CNY="3.00")], ids=["unknown", "contradiction"])
 def test_a_contradiction_gets_a_try_now_and_then(known: Balance | None) -> None:
-    """A figure that contradicts the refusal lets a try through after 60 s, then after 120 s."""
+    """A figure that contradicts the refusal lets a try through after 15 s, then after 30 s."""
     watch = after_a_refusal(known)
 
-    assert not watch.arrived(reading(CNY="3.00"), 59.0)
-    assert watch.arrived(reading(CNY="3.00"), 61.0)
-    watch.refused(reading(CNY="3.00"), 61.0)
-    assert not watch.arrived(reading(CNY="3.00"), 61.0 + 119)
-    assert watch.arrived(reading(CNY="3.00"), 61.0 + 121)
+    assert not watch.arrived(reading(CNY="3.00"), 14.0)
+    assert watch.arrived(reading(CNY="3.00"), 16.0)
+    watch.refused(reading(CNY="3.00"), 16.0)
+    assert not watch.arrived(reading(CNY="3.00"), 16.0 + 29)
+    assert watch.arrived(reading(CNY="3.00"), 16.0 + 31)
 
 
 def test_a_figure_that_cannot_be_read_gets_a_try_too() -> None:
