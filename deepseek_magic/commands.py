@@ -329,7 +329,7 @@ def _exists(notebook: str | None) -> bool:
 def _none_chosen(rest: Sequence[str], left: int) -> str:
     """Say why nothing runs; *left* cells of the user's own code wait."""
     if rest and rest[0].startswith("#"):
-        return "That cell waits no more. Nothing was sent."
+        return "Nothing of that waits any more, so nothing was sent."
     if not left:
         return "No cell waits for money."
     return (

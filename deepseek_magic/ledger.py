@@ -400,7 +400,12 @@ class Ledger:
     def answered(
         self, account: str, at: datetime, *, cell: str | None, text: str, notebook: str | None
     ) -> Future[None]:
-        """Note that the answer to a cell is here, and that no page has shown it yet."""
+        """Note that the answer to a cell is here, and that no page has shown it yet.
+
+        Where no texts are kept, the answer could not be shown later, and nothing is noted.
+        """
+        if self.keep != "all" and self.path != ":memory:":
+            return finished()
         self.settle(account, cell=cell, text=text, notebook=notebook)
         row = {**_place(account, notebook, cell, text), "asks": True, "answered": stamp(at)}
         return self._pend({**row, "place": row["unread"]}, at)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("deepseek_magic")
 
 ONE_QUESTION = re.compile(r"\s*(%%[^\n]*\n\s*)*%%deepseek\b")
-GONE = "That cell waits no more. Nothing was sent. The list of now: %deepseek pending"
+GONE = "Nothing of that waits any more, so nothing was sent. The list of now: %deepseek pending"
 JUST_NOW = timedelta(seconds=5)
 
 
@@ -192,9 +192,13 @@ class Notices:
             self._shell.display_pub.clear_output()
 
     def _take_down(self, place: str | None) -> None:
-        """Close what stands in a cell whose question is asked elsewhere, with its waiting."""
-        for widget in self._standing.pop(place or "", ()):
-            self._close(widget)
+        """Let nothing run in a cell whose question is asked elsewhere, and say so there."""
+        from .widgets import NoticeControls
+
+        for widget in self._standing.get(place or "", ()):
+            if isinstance(widget, NoticeControls):
+                self._void.add(widget.token)
+                widget.retire()
 
     def is_void(self, cell: Cell | None) -> bool:
         """Tell whether this run was asked for by what is gone: its cell was run by hand meanwhile.
@@ -236,7 +240,14 @@ class Notices:
         """Show the cells that wait, with buttons where somebody can press them."""
         pending, notebook = self.pending, self._account.session.notebook
         rows, cell = pending.rows(), current_cell(self._shell)
-        self.publish(tables.pending_shown(rows, datetime.now(UTC), here=notebook))
+        waiting = self._waiting or ()
+        shown = tables.pending_shown(
+            rows,
+            datetime.now(UTC),
+            here=notebook,
+            by_itself={row.id for row in rows if row.cell in waiting},
+        )
+        self.publish(shown)
         if problem := self._account.session.ledger.problem:
             self.publish(Shown(render.line_html(problem), problem))
         if not rows or cell is None or not cell.attended:
@@ -290,7 +301,7 @@ class Notices:
             return None
         standing = self._standing.get(row.cell or "", ())
         found = [widget for widget in standing if isinstance(widget, NoticeControls)]
-        fit = (one for one in found if one.cell.session == here.session)
+        fit = (one for one in found if one.cell.session == here.session and not one.retired)
         return next((one for one in fit if only_asks(one.cell) or not row.asks), None)
 
     def forget_all(self) -> None:

@@ -10,6 +10,7 @@ import builtins
 import re
 import warnings
 from collections.abc import Awaitable
+from contextlib import suppress
 from inspect import iscoroutine
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,10 +29,15 @@ class _Placeholder(NamedTuple):
     end: int
     source: str
     code: CodeType
+    spec: str
 
 
 _TRIES = 25
 _LENGTH = 20_000
+_SPEC = re.compile(
+    r"(?=.)(.?[<>=^])?[-+ ]?#?0?\d{0,4}[,_]?(\.\d{1,3})?[bcdeEfFgGnosxX%]?"
+    r"|[^{}\"'\n]{0,40}%[A-Za-z][^{}\"'\n]{0,40}"  # a date
+)
 _LEXEME = re.compile(
     r'("""|\'\'\')(?:\\.|(?!\1).)*\1'
     r'|"(?:\\.|[^"\\\n])*"'
@@ -59,20 +65,25 @@ def expand(text: str, namespace: Mapping[str, object], *, bound: int = 1000) -> 
 
 
 def _placeholders(text: str) -> list[_Placeholder]:
-    found, known, start = list[_Placeholder](), dict[str, "CodeType"](), text.find("{{")
+    found, start = list[_Placeholder](), text.find("{{")
+    known: dict[str, tuple[CodeType, str]] = {}
     with warnings.catch_warnings():
         # Such as "invalid escape sequence", which is about a text that may be no Python at all.
         warnings.simplefilter("ignore")
         while start >= 0:
-            end, source, code = _compiled(text, start + 2, known)
-            known[source] = code
-            found.append(_Placeholder(start, end + 2, source, code))
+            end, source, code, spec = _compiled(text, start + 2, known)
+            known[source] = code, spec
+            found.append(_Placeholder(start, end + 2, source, code, spec))
             start = text.find("{{", end + 2)
     return found
 
 
-def _compiled(text: str, start: int, known: dict[str, CodeType]) -> tuple[int, str, CodeType]:
+def _compiled(
+    text: str, start: int, known: dict[str, tuple[CodeType, str]]
+) -> tuple[int, str, CodeType, str]:
     """Find the first `}}` at which the text from *start* is an expression.
+
+    After it may stand a format, as in an f-string: `{{price:.2f}}`.
 
     There is one at most: after an expression, the `}}` closes what nothing
     opened. So it does not matter in which order the candidates are tried, and
@@ -82,10 +93,27 @@ def _compiled(text: str, start: int, known: dict[str, CodeType]) -> tuple[int, s
     for end in chain(_first_ends(text, start), _balanced_end(text, start)):
         source = text[start:end].strip()
         try:
-            return end, source, known.get(source) or compile(source, "{{ }}", "eval", 0, True)
+            return end, source, *(known.get(source) or (_code(source), ""))
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
             first = first or (source, error)
+        if (formatted := _formatted(source)) is not None:
+            return end, source, *formatted
     raise _not_python(text[start : start + 200], *(first or (None, None)))
+
+
+def _code(source: str) -> CodeType:
+    return compile(source, "{{ }}", "eval", 0, True)
+
+
+def _formatted(source: str) -> tuple[CodeType, str] | None:
+    """Read an expression with a format after it; None where *source* is none."""
+    for colon in islice(re.finditer(":", source[:_LENGTH]), _TRIES):
+        spec = source[colon.end() :]
+        if not _SPEC.fullmatch(spec):
+            continue
+        with suppress(SyntaxError, ValueError, MemoryError, RecursionError):
+            return _code(source[: colon.start()].strip()), spec
+    return None
 
 
 def _first_ends(text: str, start: int) -> Iterator[int]:
@@ -136,6 +164,8 @@ def _told(placeholder: _Placeholder, names: dict[Any, object], bound: int) -> st
     try:
         value = eval(placeholder.code, names)  # noqa: S307  # the user's own code, as in any cell
         if not isinstance(value, Awaitable):
+            if placeholder.spec:
+                return format(value, placeholder.spec)
             return value.text if isinstance(value, Answer) else describe(value, bound=bound)
     except NameError as error:
         if error.name is None or error.name in names or hasattr(builtins, error.name):

@@ -47,7 +47,8 @@ class Notice:
     tells a cap of the user's own, where a top-up would not help. *buttons* says
     that there are some below, *waits* that one of them waits for a top-up, and
     *ordinary* that the cell is code of the user's own, whose cost nobody knows.
-    *problem* says why the ledger may not list the cell.
+    *goes_on* tells that the cell itself waits and then goes on. *problem* says why
+    the ledger may not list the cell.
     """
 
     what: str
@@ -62,6 +63,7 @@ class Notice:
     buttons: bool = False
     ordinary: bool = False
     waits: bool = False
+    goes_on: bool = False
     problem: str = ""
 
 
@@ -267,7 +269,7 @@ def notice_shown(notice: Notice) -> Shown:
                 one_line(notice.what),
                 aligned(rows),
                 *(f"- {one_line(step)}" for step in notice.steps),
-                f"{place}, then run this cell again.",
+                f"{place}, then {GOES_ON if notice.goes_on else 'run this cell again.'}",
             ]
         ),
     )
@@ -275,8 +277,20 @@ def notice_shown(notice: Notice) -> Shown:
 
 GONE = (
     "The buttons that stood below are gone: they last no longer than their kernel. "
-    "Instead of them: %deepseek rerun"
+    "Instead of them: %load_ext deepseek_magic, then %deepseek rerun"
 )
+
+
+def top_up_shown(address: str) -> Shown:
+    """Show where to top up, above a wait for it."""
+    words = "then this goes on. Interrupting it ends the waiting."
+    return Shown(
+        html=outer(_SMALL_GAP, _top_up(address), f" {words}"),
+        text=f"Top up at {one_line(address)}, {words}",
+    )
+
+
+GOES_ON = "this cell goes on by itself. Interrupting it ends the waiting."
 
 
 def _way(notice: Notice) -> Markup:
@@ -285,6 +299,8 @@ def _way(notice: Notice) -> Markup:
     effects = " (the whole cell runs again, with all its effects)" if notice.ordinary else ""
     click = f"click “Re-run cell” below{effects}, or "
     waits = " “Re-run when topped up” waits for the money and then does it by itself."
+    if notice.goes_on:
+        return el("div", "margin:.7em 0 .2em", first, f" then {GOES_ON}")
     return el(
         "div",
         "margin:.7em 0 .2em",

@@ -111,6 +111,18 @@ def current_cell(shell: InteractiveShell) -> Cell | None:
     return Cell(request, contextvars.copy_context())
 
 
+def newest_page(shell: InteractiveShell) -> str:
+    """Give the connection of the page that asked the kernel for something last; "" if unknown.
+
+    To be called outside `Cell.run`. A page that is loaded anew asks at once.
+    """
+    try:
+        parent = shell.kernel.get_parent("shell")  # type: ignore[attr-defined]  # ipykernel's has one
+        return str(parent["header"]["session"])
+    except (AttributeError, LookupError, TypeError):
+        return ""
+
+
 @dataclass(frozen=True, slots=True)
 class _Line:
     """A line of our own to the kernel's queue of requests."""

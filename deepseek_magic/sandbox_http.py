@@ -280,7 +280,7 @@ def _written_page(service: Service, *, paid: Decimal | None, failed: bool) -> we
     elif paid:
         notice = (
             f"Topped up {shown(paid)} {account.currency}. "
-            "Go back to your notebook and click Re-run cell."
+            "Go back to your notebook and click Re-run cell; what waits for money runs by itself."
         )
     text = page(
         balances={name: account.total(name) for name in account.names()},

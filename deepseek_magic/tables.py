@@ -24,7 +24,7 @@ from .elements import (
 from .prices import PEAK_HOURS, band
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import date, datetime
 
     from .client import Model
@@ -183,8 +183,18 @@ def _usage_note(rows: Sequence[Mapping[str, Any]]) -> str:
 # Cells that wait
 
 
-def pending_shown(rows: Sequence[Pending], now: datetime, *, here: str | None) -> Shown:
-    """Show the cells that wait for money, numbered from 1; *here* is this notebook's path."""
+def pending_shown(
+    rows: Sequence[Pending],
+    now: datetime,
+    *,
+    here: str | None,
+    by_itself: Collection[int] = frozenset(),
+) -> Shown:
+    """Show the cells that wait for money, numbered from 1.
+
+    *here* is this notebook's path; *by_itself* has the ids of those that run when
+    money has come.
+    """
     if not rows:
         said = "No cell waits for money."
         return Shown(html=outer(QUIET, said), text=said)
@@ -196,7 +206,7 @@ def pending_shown(rows: Sequence[Pending], now: datetime, *, here: str | None) -
             f"{row.since.astimezone():{_day_of(row.since, now)} %H:%M}",
             *([_notebook_of(row, here)] if elsewhere else ()),
             excerpt(row),
-            _on_rerun(row),
+            _on_rerun(row) + (", by itself when topped up" if row.id in by_itself else ""),
         )
         for number, row in enumerate(rows, 1)
     ]

@@ -95,6 +95,9 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._places)
 
+    def __contains__(self, place: object) -> bool:
+        return any(one.name == place for one in tuple(self._places))
+
     def add(self, place: str, waiter: Waiter) -> None:
         """Let *waiter* wait for the cell *place*: at the end of the queue, and look at once.
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import elements, render, tables
 from .errors import DeepSeekError
-from .rerun import Rerun
+from .rerun import Rerun, newest_page
 from .top_up import TOP_UP
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ UNREACHED = (
 UNSEEN = (
     "The money is there, but the page that waited is closed, asleep, or was loaded anew. Nothing "
     "was sent. Run the cell by hand; until then it is tried again from time to time."
+)
+LOADED_ANEW = (
+    "If this page was loaded anew meanwhile, it cannot take the answer: run the cell by hand."
 )
 ON_ITS_WAY = "It is about to run already. Stop it like any cell, once it runs."
 FOLLOWS = "This is how it stood then. Look again with: %deepseek balance"
@@ -104,6 +108,7 @@ class NoticeControls:
         from ipywidgets import HTML, Layout, VBox
 
         self.cell = cell
+        self._shell = shell
         self._session = session
         self._waiting = waiting
         self._explain_after = explain_after
@@ -127,6 +132,8 @@ class NoticeControls:
         self._empty_since: float | None = None
         self._look: Look | None = None
         self._closed = False
+        self.retired = False
+        """Whether the question was asked from elsewhere, and the buttons are gone."""
         self._name_later()
         if resume and waiting is not None:
             self._wait(waiting)
@@ -142,7 +149,20 @@ class NoticeControls:
             self._waiting.remove(self.cell.place, self)
         self._rerun.close()
         close_all(self.box)
-        close_all(self._later)  # it is in no box where nothing waits
+        for button in (self._again, self._later, self._check):  # they may be in no box
+            close_all(button)
+
+    def retire(self) -> None:
+        """Take the buttons away for good: the question is asked from elsewhere."""
+        self._rerun.close()
+        if self._waiting is not None:
+            self._waiting.remove(self.cell.place, self)
+        self._waits = False
+        with self._lock:
+            self.retired = True
+            if not self._closed:
+                self.box.children = (self._said,)
+        self._say(f"Asked again by %deepseek rerun, at {datetime.now().astimezone():%H:%M}.")
 
     @property
     def token(self) -> str:
@@ -216,13 +236,15 @@ class NoticeControls:
 
     def looked(self, look: Look) -> None:
         """Tell what a look at the account found (called by `Waiting`)."""
-        self.cell.run(self._looked, look)
+        # Not as if from the cell, where the newest request is always its own.
+        elsewhere = newest_page(self._shell) not in {"", self.cell.session}
+        self.cell.run(self._looked, look, f" · {LOADED_ANEW}" if elsewhere else "")
 
-    def _looked(self, look: Look) -> None:
+    def _looked(self, look: Look, hint: str) -> None:
         self._look = look
         if self._waits:
             waits = (look.at - look.since).total_seconds()
-            self._found(render.look_line(look), look.balance, waits)
+            self._found(render.look_line(look) + hint, look.balance, waits)
 
     def run_again(self) -> Literal["ran", "empty", "silent"]:
         """Run the cell in its place and tell how it ended (called by `Waiting`)."""
@@ -296,7 +318,9 @@ class PendingControls:
         self._left = dict(enumerate(rows, 1))
         self._buttons = {number: self._make(number, row) for number, row in self._left.items()}
         self._all = _button(
-            "Re-run all", "Ask all these questions again, in their order", button_style="primary"
+            "Re-run all" if all(row.asks for row in rows) else "Re-run all questions",
+            "Ask all these questions again, in their order",
+            button_style="primary",
         )
         self._all.on_click(lambda _: self._click_run(self._questions()))
         together = [_row(self._all)] if len(self._questions()) > 1 else []

@@ -11,18 +11,19 @@ import threading
 import time
 import uuid
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from . import preflight, prices, render
 from .account import Account
-from .elements import duration
+from .elements import Shown, duration
 from .errors import DeepSeekError, InsufficientBalance, OutOfMoney, OverLimit, UnusableAnswer
 from .notices import Notices, only_asks
 from .pending import Place
 from .rerun import current_cell, page_shows
+from .session import FRESH_SECONDS
 from .view import view_for
 from .wire import Answer
 
@@ -149,46 +150,74 @@ class Workspace:
 
     def _out_of_money(self, error: OutOfMoney, asking: _Asking) -> None:
         """Return when money has come; else show what the cell wants shown, and raise."""
-        if asking.on_empty != "raise":
+        waits = asking.on_empty == "wait" and isinstance(error, InsufficientBalance)
+        attended = asking.cell is not None and asking.cell.attended
+        if attended and asking.on_empty != "raise":
             self.notices.pending.add(asking.place, asks=True)
-        if asking.on_empty == "wait" and isinstance(error, InsufficientBalance):
-            if asking.ends is None:  # one bound for all tries
-                asking.ends = time.monotonic() + 3600 * self.settings.wait_hours
-            try:
-                self._wait_in_cell(max(asking.ends - time.monotonic(), 0.0))
-            except InsufficientBalance as no_money:
-                error = no_money
-            else:
-                return
+        if waits and (no_money := self._waited(error, asking)) is None:
+            return
+        if waits and no_money is not None:
+            error = no_money
+        if not attended and asking.on_empty != "raise":
+            self.notices.pending.add(asking.place, asks=True)
         self.notices.told(error, asking.cell)
         if asking.on_empty != "raise":
-            self._notice(error, asking)
+            self.notices.show(self._notice_of(error, asking), asking.cell)
         raise error
 
-    def _wait_in_cell(self, seconds: float) -> None:
-        """Block the cell until money has come, and say so while it waits."""
+    def _waited(self, error: OutOfMoney, asking: _Asking) -> InsufficientBalance | None:
+        """Wait for a top-up; give the error if none came in time.
+
+        A job without a page is not on the list meanwhile: somebody could ask its
+        question from there, and it would ask once more.
+        """
+        if asking.ends is None:  # one bound for all tries
+            asking.ends = time.monotonic() + 3600 * self.settings.wait_hours
+        try:
+            notice = replace(self._notice_of(error, asking), goes_on=True, buttons=False)
+            seconds = max(asking.ends - time.monotonic(), 0.0)
+            self._wait_in_cell(seconds, render.notice_shown(notice))
+        except InsufficientBalance as no_money:
+            return no_money
+        except KeyboardInterrupt:
+            self.notices.pending.add(asking.place, asks=True)
+            raise
+        return None
+
+    def _wait_in_cell(self, seconds: float, notice: Shown) -> None:
+        """Block the cell until money has come, with the *notice* standing while it waits."""
         began = datetime.now(UTC)
-        say = self._line()
+        say = self._line(notice)
         try:
             self.session.wait(seconds, told=lambda look: say(render.look_line(look)))
         except KeyboardInterrupt:
             raise Interrupted(
                 "the wait for a top-up was stopped. Nothing was sent. To go on: %deepseek rerun"
             ) from None
-        waited = (datetime.now(UTC) - began).total_seconds()
-        say(f"Waited {duration(waited)} for a top-up.")
+        finally:
+            waited = (datetime.now(UTC) - began).total_seconds()
+            say(f"Waited {duration(waited)} for a top-up.", last=True)
 
-    def _line(self) -> Callable[[str], None]:
-        """Give what shows one line that changes; a terminal gets a line each time."""
-        if getattr(self.shell, "kernel", None) is None:
-            return lambda line: print(line, flush=True)
-        place = {"display_id": uuid.uuid4().hex}
+    def _line(self, head: Shown) -> Callable[..., None]:
+        """Give what shows a line that changes, below *head* until the last one.
+
+        A terminal gets a line each time.
+        """
         shown: list[str] = []
+        place = {"display_id": uuid.uuid4().hex}
+        in_terminal = getattr(self.shell, "kernel", None) is None
 
-        def say(line: str) -> None:
-            data = {"text/html": render.line_html(line), "text/plain": line}
-            self.shell.display_pub.publish(data, transient=place, update=bool(shown))
+        def say(line: str, *, last: bool = False) -> None:
+            first = not shown
             shown.append(line)
+            if in_terminal:
+                print(*([head.text] if first else []), line, sep="\n", flush=True)
+                return
+            html, text = render.line_html(line), line
+            if not last:
+                html, text = head.html + html, f"{head.text}\n{line}"
+            data = {"text/html": html, "text/plain": text}
+            self.shell.display_pub.publish(data, transient=place, update=not first)
 
         return say
 
@@ -253,10 +282,9 @@ class Workspace:
         return answer
 
     def _end(self, view: View, request: Request, answer: Answer, ending: str | None) -> None:
-        known = self.session.last_balance
         line = render.quiet_line(
             answer,
-            known.effective if known else None,
+            self._left(answered=ending is None),
             place="sandbox" if self.account.sandbox else None,
             band=prices.band(datetime.now(UTC)),
             ending=ending,
@@ -267,12 +295,21 @@ class Workspace:
         self._problem_told = problem
         view.end(answer, " · ".join(parts), _stamp(answer, ending or "done"))
 
-    def _notice(self, error: OutOfMoney, asking: _Asking) -> None:
+    def _left(self, *, answered: bool) -> Decimal | None:
+        """Give what is left; an empty figure above an answer is of before a top-up."""
+        known = self.session.last_balance
+        if answered and known is not None and not known.effective:
+            self.session.purse.wait(FRESH_SECONDS)  # it is being read
+            known = self.session.last_balance
+            return (known.effective or None) if known else None
+        return known.effective if known else None
+
+    def _notice_of(self, error: OutOfMoney, asking: _Asking) -> render.Notice:
         cell = asking.cell
         attended = cell is not None and cell.attended
         own_limit = isinstance(error, OverLimit)
         host = error.host if isinstance(error, InsufficientBalance) else None
-        notice = render.Notice(
+        return render.Notice(
             what=str(error).split(". ")[0] + ".",
             at=datetime.now(UTC),
             balance=error.balance,
@@ -285,11 +322,10 @@ class Workspace:
             waits=cell is not None and attended and not own_limit and only_asks(cell),
             problem=self.session.ledger.problem or "",
         )
-        self.notices.show(notice, cell)
 
     def wait(self, seconds: float) -> Balance:
         """Block until there is money, and say so while it waits."""
-        say = self._line()
+        say = self._line(render.top_up_shown(self.account.top_up_url))
         try:
             return self.session.wait(seconds, told=lambda look: say(render.look_line(look)))
         except KeyboardInterrupt:

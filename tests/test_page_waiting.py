@@ -214,7 +214,7 @@ def test_an_old_list_runs_only_what_it_shows(opened: Opened, api: Sandbox) -> No
     again = page.output(4).get_by_role("button", name="Re-run", exact=True)
 
     again.nth(0).click()
-    page.wait_text(4, "waits no more")
+    page.wait_text(4, "waits any more")
     again.nth(2).click()
     page.wait_text(3, "CNY left")
 

@@ -4,6 +4,7 @@ import re
 import sys
 import warnings
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -283,3 +284,27 @@ def test_a_cell_of_a_megabyte_is_answered(text: str) -> None:
         assert "{{" not in expand(text, {"x": 1})
     except InvalidOption as error:
         assert len(str(error)) < 350  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{{price:.2f}}", "1234.50"),
+        ("{{ price :,.0f}} and {{price}}", "1,234 and 1234.5"),
+        ("{{at:%H:%M}}", "06:05"),
+        ("{{names['a:b']:>5}}", "   in"),
+        ("{{(lambda x: x)(price):.1e}}", "1.2e+03"),
+        ('{{ {"a": {"b": 1}} }}', '{"a": {"b": 1}}'),
+    ],
+)
+def test_a_format_after_an_expression(text: str, told: str) -> None:
+    """A value can be written as in an f-string; a colon that is Python's own stays so."""
+    names = {"price": 1234.5, "at": datetime(2026, 11, 22, 6, 5), "names": {"a:b": "in"}}  # noqa: DTZ001
+
+    assert expand(text, names) == told
+
+
+def test_a_format_that_does_not_fit() -> None:
+    """It is one line that names the expression, and nothing is sent."""
+    with pytest.raises(InvalidOption, match=r"word:\.2f\}\} fails: ValueError.*Nothing was"):
+        expand("{{word:.2f}}", {"word": "text"})

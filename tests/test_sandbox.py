@@ -1149,7 +1149,7 @@ def test_the_page_tops_up(api: Sandbox) -> None:
 
     assert "No real money moves" in page.text
     assert "5.00 CNY" in page.text
-    assert "Topped up 10.00 CNY. Go back to your notebook and click Re-run cell." in paid.text
+    assert "Topped up 10.00 CNY. Go back to your notebook and click Re-run cell" in paid.text
     assert again.status_code == 200
     assert api.balance == 15
     assert list(api.traffic) == []
