@@ -48,7 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", choices=["lint", "types", "tests"], help="one group of the three")
     parser.add_argument(
-        "--workers", type=int, default=1, help="processes to share the tests (default: %(default)s)"
+        "--workers",
+        type=int,
+        default=min(os.cpu_count() or 1, 2),
+        help="processes to share the tests (default: %(default)s)",
     )
     return parser
 
