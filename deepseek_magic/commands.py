@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SUBCOMMANDS = {
     "balance": "show what is left; it follows every query",
     "usage": "add up queries, tokens and cost by day, model and notebook",
+    "answers": "[N] list the newest answers that are kept, or show one again for nothing",
     "pending": "show the cells that wait for money (forget N or all: let them go)",
     "rerun": "[N or all] ask again, or run again, the cells that wait for money",
     "wait": "[MINUTES] block until there is money on the account",
@@ -116,6 +117,25 @@ class Commands:
         self._host.workspace.notices.publish(
             tables.usage_shown(session.ledger.usage(session.account))
         )
+
+    def do_answers(self, *rest: str) -> None:
+        """List the answers that the ledger keeps, or show one of them again."""
+        from datetime import UTC, datetime
+
+        from . import tables
+
+        session, workspace = self._host.workspace.session, self._host.workspace
+        rows = session.ledger.answers(session.account)
+        if not rest:
+            workspace.notices.publish(tables.answers_shown(rows, datetime.now(UTC)))
+            return
+        known = {str(number): row for number, row in enumerate(rows, 1)}
+        if len(rest) > 1 or rest[0] not in known:
+            raise InvalidOption(
+                f"%deepseek answers takes a number of its list, and {one_line(rest[0], 40)!r} is "
+                "none of it. Nothing was sent. The list: %deepseek answers"
+            )
+        workspace.show_kept(known[rest[0]])
 
     def do_pending(self, *rest: str) -> None:
         """Show the cells that wait for money, or let some of them go."""

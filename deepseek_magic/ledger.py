@@ -159,6 +159,10 @@ THE_CELL = (
     " OR (cell IS NULL OR :cell IS NULL) AND (place = :by_text OR text = :text AND asks))"
     " AND (:asks OR NOT asks)"
 )
+ANSWERS = (
+    "SELECT * FROM entries WHERE account = ? AND answer IS NOT NULL"
+    " ORDER BY sent DESC, id DESC LIMIT ?"
+)
 WAITS = "SELECT EXISTS (SELECT 1 FROM pending WHERE account = ?)"
 WAITING = "SELECT * FROM pending WHERE account = ? ORDER BY since, id"
 KEPT = (
@@ -444,6 +448,15 @@ class Ledger:
             return _entry(dict(rows[0])) if rows else None
 
         return self._quietly(newest, lambda: None)
+
+    def answers(self, account: str, limit: int = 20) -> list[dict[str, Any]]:
+        """Give the newest entries of *account* that hold an answer, whole or in part."""
+
+        def newest() -> list[dict[str, Any]]:
+            rows = self._file.read(ANSWERS, (account, limit), None)
+            return [_entry(dict(row)) for row in rows]
+
+        return self._quietly(newest, list)
 
     def entries(self) -> list[dict[str, Any]]:
         """Give every entry, oldest first, costs as `Decimal` and times as aware UTC."""

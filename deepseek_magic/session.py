@@ -13,7 +13,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -177,6 +177,8 @@ class Session:
         self._currency = currency
         self._waited = False
         self._watch = Watch()
+        self.was_refused = False
+        """Whether the last answer came after a refusal: a balance known before it is no more."""
         self._unpriced: list[tuple[_Ended, Outcome]] = []
         self._lock = threading.RLock()
         self._client: Client | None = None
@@ -258,6 +260,7 @@ class Session:
                     yield answer
             error = verdict(request, answer)
             state = _state(error)
+            self.was_refused = self._watch.refused_at is not None
             self._watch.paid()
         except DeepSeekError as broken:
             error, state = broken, _state(broken)
@@ -266,10 +269,10 @@ class Session:
                 answer = replace(answer, seconds=time.monotonic() - began)
                 ended = _Ended(entry, answer, request.model, sent_at)
                 answer = self._record(ended, state, error)
-        if error is not None:
-            raise self._with_facts(error, answer)
         if answer.currency is None and answer.usage is not None:
             answer = self._priced_late(ended)
+        if error is not None:
+            raise self._with_facts(error, answer)
         yield answer
 
     def _with_facts(self, error: DeepSeekError, answer: Answer) -> DeepSeekError:
@@ -435,15 +438,7 @@ class Session:
         It was paid for, and costs nothing more.
         """
         row = self.ledger.kept(self.account, _as_sent(request), since)
-        if row is None:
-            return None
-        usage = Usage(**{name: row[name] for name in Usage.__slots__})
-        return Answer(
-            text=row["answer"],
-            reasoning=row["reasoning"] or "",
-            usage=None if usage == Usage() else usage,
-            **{n: row[n] for n in ("model", "finish_reason", "cost", "currency", "seconds")},
-        )
+        return None if row is None else answer_of(row)
 
     def usage(self) -> pd.DataFrame:
         """Add up this account's queries by day, model and notebook, as a DataFrame.
@@ -533,6 +528,17 @@ class Session:
                 listener()
             except Exception:  # an answer that was paid for is given out all the same
                 LOG.exception("a listener failed")
+
+
+def answer_of(row: Mapping[str, Any]) -> Answer:
+    """Read the answer of an entry of the ledger."""
+    usage = Usage(**{name: row[name] for name in Usage.__slots__})
+    return Answer(
+        text=row["answer"],
+        reasoning=row["reasoning"] or "",
+        usage=None if usage == Usage() else usage,
+        **{n: row[n] for n in ("model", "finish_reason", "cost", "currency", "seconds")},
+    )
 
 
 def _as_sent(request: Request) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import PurePath
@@ -178,6 +179,39 @@ def _usage_note(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"Together {total}" + (
         f", and {counted(unpriced, 'question')} unpriced." if unpriced else "."
     )
+
+
+# Answers
+
+
+def answers_shown(rows: Sequence[Mapping[str, Any]], now: datetime) -> Shown:
+    """Show the newest answers that the ledger holds, numbered from 1."""
+    if not rows:
+        said = "The ledger holds no answers of this account."
+        return Shown(html=outer(QUIET, said), text=said)
+    cells = [
+        (
+            str(number),
+            f"{row['sent'].astimezone():{_day_of(row['sent'], now)} %H:%M}",
+            _asked(row["request"]),
+            row["model"] or "",
+            money(row["cost"], row["currency"]),
+            "whole" if row["state"] == "done" else row["state"],
+        )
+        for number, row in enumerate(rows, 1)
+    ]
+    heads = ("", "When", "Question", "Model", "Cost", "State")
+    note = "Show one again, for nothing, with: %deepseek answers 1"
+    return table_shown(heads, cells, right=(0, 4), note=note)
+
+
+def _asked(request: str | None) -> str:
+    """Give the beginning of the question in a *request* as it was sent."""
+    try:
+        said = json.loads(request or "")["messages"][-1]["content"]
+    except (ValueError, LookupError, TypeError):
+        return "(its text was not kept)"
+    return one_line(str(said), 60)
 
 
 # Cells that wait

@@ -23,7 +23,7 @@ from .errors import DeepSeekError, InsufficientBalance, OutOfMoney, OverLimit, U
 from .notices import Notices, only_asks
 from .pending import Place
 from .rerun import current_cell, page_shows
-from .session import FRESH_SECONDS
+from .session import FRESH_SECONDS, answer_of
 from .view import view_for
 from .wire import Answer
 
@@ -253,6 +253,14 @@ class Workspace:
         self.notices.pending.shown(asking.place, asking.request)
         return answer
 
+    def show_kept(self, row: Mapping[str, Any]) -> None:
+        """Show the answer of an entry of the ledger once more."""
+        answer = answer_of(row)
+        asked = f"{row['sent'].astimezone():%Y-%m-%d %H:%M}"
+        line = f"{render.quiet_line(answer, None)} · asked {asked}; nothing was sent now"
+        ending = "done" if row["state"] == "done" else str(row["state"])
+        self._view(current_cell(self.shell)).end(answer, line, _stamp(answer, ending))
+
     def _show(self, view: View, request: Request, place: Place) -> Answer:
         answer = Answer(model=request.model)
         try:
@@ -298,7 +306,7 @@ class Workspace:
     def _left(self, *, answered: bool) -> Decimal | None:
         """Give what is left; an empty figure above an answer is of before a top-up."""
         known = self.session.last_balance
-        if answered and known is not None and not known.effective:
+        if answered and known is not None and (self.session.was_refused or not known.effective):
             self.session.purse.wait(FRESH_SECONDS)  # it is being read
             known = self.session.last_balance
             return (known.effective or None) if known else None

@@ -192,7 +192,7 @@ def test_after_a_restart_the_list_has_buttons(opened: Opened, api: Sandbox) -> N
     api.top_up("10.00")
 
     page.button(4, "Forget").click()
-    page.wait_text(4, "Forgotten.")
+    page.wait_text(4, "Forgotten: 1.")
     page.click(4, "Re-run all")
     page._until(lambda: len(questions(api)) == 2, "both answers", 30)
     page.wait_idle()

@@ -246,6 +246,43 @@ def test_a_cell_of_another_notebook_stays_there(
     assert paid(account) == []
 
 
+# Answers that are kept
+
+
+def test_kept_answers_are_shown_again(run: Run, account: Sandbox) -> None:
+    """The list has the newest first; one of it is shown whole, with what it cost, for nothing."""
+    assert "holds no answers" in run("%deepseek answers")
+    account.top_up("10.00")
+    account.script("First words.", "Second words.")
+    run("%%deepseek -t off\nOne?")
+    run("%%deepseek -t off -m pro\nTwo?")
+    before = asked(account)
+
+    listed = run("%deepseek answers").splitlines()
+    again = run("%deepseek answers 2")
+
+    assert ("Two?" in listed[1], "One?" in listed[2]) == (True, True)
+    assert "First words." in again
+    assert "nothing was sent now" in again
+    assert "is none of it" in run("%deepseek answers 3")
+    assert asked(account) == before
+
+
+def test_answers_without_texts(kernel: Kernels, account: Sandbox) -> None:
+    """A ledger that keeps figures alone has no answers to show."""
+    account.top_up("10.00")
+    ran = kernel.run(
+        [
+            "%load_ext deepseek_magic",
+            "%config DeepSeekMagics.keep = 'figures'",
+            "%%deepseek\nWhy?",
+            "%deepseek answers",
+        ]
+    )
+
+    assert "holds no answers" in ran.text(3)
+
+
 # Waiting in the cell
 
 
