@@ -17,7 +17,7 @@ from . import render, tables
 from .elements import Shown
 from .errors import DeepSeekError
 from .pending import PendingCells, Place
-from .rerun import Rerun, current_cell
+from .rerun import Rerun, Turns, current_cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -75,6 +75,7 @@ class Notices:
         self._succeeded = succeeded
         self._standing: dict[str, list[Closable]] = {}
         self._void: set[str] = set()
+        self._turns = Turns()
         self._pending: PendingCells | None = None
         self._waiting: Waiting | None = None
 
@@ -106,6 +107,7 @@ class Notices:
             resume=waiting is not None and waiting.resumes(cell.place),
             explain_after=self._settings.explain_after,
             billing_url=notice.top_up_url,
+            turns=self._turns,
         )
         self.stand(cell, controls)
 

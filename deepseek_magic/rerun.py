@@ -246,6 +246,9 @@ def page_shows(
     heard = threading.Event()
     try:
         with _line() as line:
+            # While the cell runs, the probe would catch what it prints.
+            if line.wait(line.knock(), stop) is None:
+                return False
             probe = cell.run(_probe)
             try:
                 cell.run(_call, shell, cell, probe, heard.set)
@@ -272,6 +275,27 @@ class _Attempt:
         self.heard.set()  # wakes who waits for it
 
 
+class Turns:
+    """Lets re-runs be sent in the order in which they were asked for."""
+
+    def __init__(self) -> None:
+        self._asked: list[Rerun] = []
+
+    def take(self, rerun: Rerun) -> None:
+        """Stand at the end of the line."""
+        self._asked.append(rerun)
+
+    def leave(self, rerun: Rerun) -> None:
+        """Let the next one go; doing it twice is harmless."""
+        if rerun in self._asked:
+            self._asked.remove(rerun)
+
+    def wait(self, rerun: Rerun, stop: threading.Event) -> None:
+        """Wait until those that were asked for earlier have been sent or have ended."""
+        while self._asked and self._asked[0] is not rerun and not stop.wait(0.02):
+            pass
+
+
 class Rerun:
     """Runs *cell* again in its own place, once.
 
@@ -280,7 +304,8 @@ class Rerun:
     a thread of this object, as `Cell.run` does. A page is silent when the
     kernel has been free for *wait* seconds without an answer: as long as cells
     run, its answer may be queued behind them. *code* is run instead of the
-    cell's own text, when it is given.
+    cell's own text, when it is given. Those that share their *turns* are sent in
+    the order of their starts.
     """
 
     def __init__(
@@ -292,6 +317,7 @@ class Rerun:
         before: Callable[[], object] = lambda: None,
         wait: float = 3.0,
         code: str | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.cell = cell
         self.token = uuid.uuid4().hex
@@ -303,6 +329,7 @@ class Rerun:
         self._before = before
         self._wait = wait
         self._code = code
+        self._turns = turns or Turns()
         self._lock = threading.Lock()
         self._attempt: _Attempt | None = None
         self._sent = False
@@ -326,6 +353,7 @@ class Rerun:
                 target=self._go, args=(stop, heard), name="deepseek-rerun", daemon=True
             )
             self._attempt = _Attempt(thread, stop, heard)
+            self._turns.take(self)
             thread.start()
             return True
 
@@ -374,6 +402,8 @@ class Rerun:
                     self._send(line, stop)
         except Exception:
             log.debug("A cell was not run again", exc_info=True)
+        finally:
+            self._turns.leave(self)
         try:
             if not self._sent and not stop.is_set():
                 self.cell.run(self._silent)
@@ -396,11 +426,13 @@ class Rerun:
         """
         stop.wait(SETTLE)
         while line.wait(line.knock(), stop) is not None:
+            self._turns.wait(self, stop)
             with self._lock:
                 if stop.is_set():
                     return
                 request = line.send(_again(self.cell, self.token, self._code))
                 self._sent = True
+            self._turns.leave(self)
             reply = line.wait(request)
             if reply is None or reply.get("status") != "aborted":
                 self.reply = reply

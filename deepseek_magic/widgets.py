@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .ledger import Pending
-    from .rerun import Cell
+    from .rerun import Cell, Turns
     from .session import Session
     from .top_up import Look
     from .waiting import Waiting
@@ -104,6 +104,7 @@ class NoticeControls:
         resume: bool = False,
         explain_after: float = EXPLAIN_AFTER,
         billing_url: str = TOP_UP,
+        turns: Turns | None = None,
     ) -> None:
         from ipywidgets import HTML, Layout, VBox
 
@@ -113,7 +114,7 @@ class NoticeControls:
         self._waiting = waiting
         self._explain_after = explain_after
         self._billing_url = billing_url
-        self._rerun = Rerun(shell, cell, before=self._running, silent=self._silent)
+        self._rerun = Rerun(shell, cell, before=self._running, silent=self._silent, turns=turns)
         self._again = _button(
             "Re-run cell", "Run this cell again, in its place", button_style="primary"
         )

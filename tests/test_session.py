@@ -635,6 +635,7 @@ def test_effective_follows_without_asking(session: Session, api: Sandbox) -> Non
 def test_a_new_reading_starts_anew(session: Session, api: Sandbox) -> None:
     """A reading that has the spending in it is not reduced by it once more."""
     api.change(decimals=6)
+    session.balance()
     session.ask("Why?")
 
     reading = session.balance()

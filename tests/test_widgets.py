@@ -368,7 +368,7 @@ def test_the_buttons_of_the_list(book: Notebook) -> None:
     book.until_true("forgotten")
 
     each = ["Re-run", "Forget"]
-    assert labels == [*each, *each, "Forget", *each, "Re-run all"]
+    assert labels == [*each, *each, "Forget", *each, "Re-run all questions"]
     assert book.page.value("(ran, forgotten)") == "([[1]], [2])"
 
 
@@ -378,7 +378,7 @@ def test_all_questions_at_once(book: Notebook) -> None:
 
     book.click("Forget")
     book.until_true("forgotten")
-    book.click("Re-run all")
+    book.click("Re-run all questions")
     book.until_true("ran")
 
     assert book.page.value("(ran, forgotten)") == "([[3, 4]], [1])"
