@@ -132,7 +132,9 @@ def texts(cell: Any) -> list[str]:
 def full_text(output: Any) -> str:
     data = output.get("data", {})
     kinds = " ".join(sorted(data))
-    text = f"{kinds} {data.get('text/plain', '')} {as_text(output)}"
+    # Nothing is put before a stream, which may come in any number of pieces.
+    text = f"{kinds} {data['text/plain']} " if "text/plain" in data else kinds
+    text += as_text(output)
     return re.sub(r"\bin \d+\.\d+s\b|t_[0-9a-f]{32}|Cell In\[\d+\]|/tmp/\S+", "…", text)
 
 
