@@ -63,6 +63,8 @@ class PendingCells:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._unread: dict[tuple[str, str], _Unread] = {}
+        self._any: bool | None = None
+        """Whether a cell waits, as it was read for the newest question; None is not known."""
 
     def rows(self) -> list[Pending]:
         """Give the cells that wait, those of this notebook first, the longest waiting first."""
@@ -79,6 +81,7 @@ class PendingCells:
 
         The code of an ordinary cell may hold a key; then its text is not kept.
         """
+        self._any = True
         self._session.ledger.pend(
             self._session.account,
             datetime.now(UTC),
@@ -89,7 +92,8 @@ class PendingCells:
 
     def done(self, place: Place, *, asks: bool = True) -> None:
         """Note that a cell has succeeded; one that does not ask settles no question of its own."""
-        self._session.ledger.settle(self._session.account, asks=asks, **place.names)
+        if self._any is not False:  # most cells have nothing to settle
+            self._session.ledger.settle(self._session.account, asks=asks, **place.names)
 
     def forget(self, rows: Iterable[Pending]) -> None:
         """Let cells wait no more."""
@@ -99,6 +103,7 @@ class PendingCells:
 
     def arrived(self, place: Place, request: Request, answer: Answer, page: str) -> None:
         """Keep *answer* until it is sure that the *page* has shown it."""
+        self._any = True
         self._unread[_name(place, request)] = _Unread(answer, page)
         at = datetime.now(UTC)
         self._session.ledger.answered(self._session.account, at, **place.names)
@@ -121,7 +126,8 @@ class PendingCells:
         """
         if (kept := self._unread.get(_name(place, request))) is not None:
             return None if kept.asked_for and kept.page == page else kept.answer
-        if not self._session.ledger.waits(self._session.account):
+        self._any = self._session.ledger.waits(self._session.account)
+        if not self._any:
             return None
         rows = self._session.ledger.pending(self._session.account)
         since = [row.answered for row in rows if row.answered is not None and place.is_of(row)]

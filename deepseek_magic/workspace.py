@@ -6,7 +6,6 @@ magics' business.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import uuid
@@ -17,10 +16,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from . import preflight, prices, render
-from .account import Account
+from .account import Account, Keeping
 from .elements import Shown, duration
 from .errors import DeepSeekError, InsufficientBalance, OutOfMoney, OverLimit, UnusableAnswer
-from .notices import Notices, only_asks
+from .notices import Notices, Patience, only_asks
 from .pending import Place
 from .rerun import current_cell, page_shows
 from .session import FRESH_SECONDS, answer_of
@@ -38,12 +37,10 @@ if TYPE_CHECKING:
     from .view import View
     from .wire import Balance, Request
 
-LOG = logging.getLogger("deepseek_magic")
-
 OnEmpty = Literal["notice", "wait", "raise"]
 
 
-class Settings(Protocol):
+class Settings(Keeping, Patience, Protocol):
     """What a workspace reads of the notebook's settings, each time it needs it."""
 
     @property
@@ -59,20 +56,8 @@ class Settings(Protocol):
         """The low mark of each currency."""
 
     @property
-    def keep(self) -> str:
-        """What the ledger may keep."""
-
-    @property
     def retries(self) -> int:
         """How often a question is asked again that was turned away unbilled."""
-
-    @property
-    def wait_hours(self) -> float:
-        """How long a top-up is waited for, at most."""
-
-    @property
-    def explain_after(self) -> float:
-        """Seconds after which it is explained why a top-up may not be there."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -154,9 +139,10 @@ class Workspace:
         attended = asking.cell is not None and asking.cell.attended
         if attended and asking.on_empty != "raise":
             self.notices.pending.add(asking.place, asks=True)
-        if waits and (no_money := self._waited(error, asking)) is None:
-            return
-        if waits and no_money is not None:
+        if waits:
+            no_money = self._waited(error, asking)
+            if no_money is None:
+                return
             error = no_money
         if not attended and asking.on_empty != "raise":
             self.notices.pending.add(asking.place, asks=True)
