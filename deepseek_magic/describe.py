@@ -15,7 +15,6 @@ only be met where pandas is loaded already.
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections import deque
@@ -25,25 +24,18 @@ from itertools import islice
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
+from .tokens import by_character as tokens
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 _NOTE = 35  # tokens kept free for the words about rows, cuts and what is left out
+_WIDEST = 10  # characters of a token, at the most that are looked at
 _ROWS = 5  # rows worth shortening the texts for
 _CUTS = (400, 200, 100, 50, 25, 12)  # characters of one cell, the most generous first
 _DIGITS = 15  # a longer number is a fraction in full binary precision
 _PLAIN = re.compile(r'[^\s",](?:[^",\n\r\t]*[^\s",])?')
 _JSON_WORDS = {None: "null", True: "true", False: "false"}
-
-
-def tokens(text: str) -> int:
-    """Estimate the tokens of *text*: 0.3 for an ASCII character, 0.6 for any other.
-
-    The source is api-docs.deepseek.com/quick_start/token_usage, which gives the
-    two figures for English and Chinese; what the API bills can differ.
-    """
-    plain = len(text.encode("ascii", "ignore"))
-    return math.ceil((3 * plain + 6 * (len(text) - plain)) / 10)
 
 
 def describe(value: object, *, bound: int) -> str:
@@ -83,9 +75,9 @@ def _short(text: str, chars: int) -> str:
 
 
 def _cut(text: str, bound: int) -> str:
-    if len(text) * 3 <= bound * 10 and tokens(text) <= bound:
+    if len(text) <= bound * _WIDEST and tokens(text) <= bound:
         return text
-    kept = text[: max(bound - _NOTE, 1) * 10 // 3]
+    kept = text[: max(bound - _NOTE, 1) * _WIDEST]
     while len(kept) > 1 and (spent := tokens(kept)) > max(bound - _NOTE, 1):
         kept = kept[: min(len(kept) - 1, len(kept) * max(bound - _NOTE, 1) // spent)]
     return f"{kept}… {len(text) - len(kept):,} more characters left out"
@@ -191,11 +183,11 @@ def _nested(value: object, bound: int) -> str:
 
 
 def _joined(parts: Iterable[str], bound: int) -> str | None:
-    kept, spent = [], 0.0
+    kept, length = [], 0
     for part in parts:
         kept.append(part)
-        spent += 0.3 * len(part)
-        if spent > bound:
+        length += len(part)
+        if length > bound * _WIDEST:
             return None
     text = "".join(kept)
     return text if tokens(text) <= bound else None

@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepseek_magic.describe import describe, tokens
+from deepseek_magic.describe import describe
+from deepseek_magic.tokens import approximate
+from deepseek_magic.tokens import by_character as tokens
 
 
 class Unprintable:
@@ -68,12 +70,26 @@ def sales(rows: int) -> pd.DataFrame:
 # Tokens
 
 
-def test_tokens_follow_the_published_figures() -> None:
-    """A hundred English characters are 30 tokens, a hundred Chinese ones 60."""
-    assert tokens("a" * 100) == 30
-    assert tokens("中" * 100) == 60
-    assert tokens("") == 0
-    assert tokens("a") == 1
+@pytest.mark.parametrize("bound", [100, 300, 1000])
+@pytest.mark.parametrize(
+    "value",
+    [
+        sales(5000),
+        pd.DataFrame({"note": ["The coat is warm, and came a day late."] * 5000}),
+        pd.DataFrame({"备注": ["大衣很暖和，就是晚到了一天。"] * 5000}),
+        pd.DataFrame(np.arange(40_000).reshape(5000, 8) / 7),
+        [{"id": n, "name": f"row {n}", "tags": ["new", "vip"]} for n in range(5000)],
+        np.arange(5000) / 7,
+        Worded("The coat is warm, and came a day late. " * 5000),
+    ],
+    ids=["sales", "english", "chinese", "numbers", "records", "array", "text"],
+)
+def test_a_bound_is_used_and_kept(value: object, bound: int) -> None:
+    """What there is too much of fills most of its bound and, give or take a seventh, no more."""
+    told = describe(value, bound=bound)
+
+    assert approximate(told).likely <= bound * 8 / 7
+    assert tokens(told) >= bound * 0.4
 
 
 # Plain values
