@@ -7,14 +7,17 @@ rules about ten times in two years.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
-from decimal import Decimal, localcontext
+from decimal import Decimal, InvalidOperation, localcontext
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from .wire import EXACT
+from .errors import InvalidOption, one_line
+from .wire import EXACT, SHORT_NAMES, CostRange
 
 if TYPE_CHECKING:
     from .wire import Usage
@@ -26,6 +29,16 @@ PEAK_HOURS = ((time(9), time(12)), (time(14), time(18)))
 """Monday to Friday, Beijing time (api-docs.deepseek.com/quick_start/pricing)."""
 
 PER = Decimal(1_000_000)
+
+ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
+"""Since when a price of the user's own holds."""
+
+_DAYS_AHEAD = 30  # three times the longest holiday
+_HIGHEST = Decimal(1_000_000)
+_OWN_FORM = (
+    "Write three numbers, per million tokens: input found in the cache, other input, output; "
+    "such as {'my-model': {'CNY': '0.02 1 4'}}. Six are three off-peak and three for peak hours."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +96,10 @@ def _holidays(year: int) -> frozenset[date]:
 
 
 def band(at: datetime) -> Band:
-    """Tell whether *at* (aware) falls into the peak hours.
+    """Tell whether *at* falls into the peak hours; without a zone it is local time.
 
     Weekends are off-peak, also where a holiday swap makes one a working day.
+    The days off of a year are known once they are published, late in the year before.
     """
     local = at.astimezone(BEIJING)
     in_hours = any(start <= local.time() < end for start, end in PEAK_HOURS)
@@ -94,26 +108,55 @@ def band(at: datetime) -> Band:
     return "peak"
 
 
+def _edges(at: datetime) -> Iterator[datetime]:
+    """Give the moments after *at* at which peak hours begin or end on a working day."""
+    local = at.astimezone(BEIJING)
+    days = (local.date() + timedelta(days=n) for n in range(_DAYS_AHEAD))
+    for day in days:
+        for edge in (clock for hours in PEAK_HOURS for clock in hours):
+            if (moment := datetime.combine(day, edge, BEIJING)) > local:
+                yield moment.astimezone(UTC)
+
+
+def next_change(at: datetime) -> tuple[datetime, Band]:
+    """Tell when the hours next change after *at*, and to what."""
+    now = band(at)
+    moment = next(edge for edge in _edges(at) if band(edge) != now)
+    return moment, band(moment)
+
+
+def off_peak_from(at: datetime) -> datetime:
+    """Tell from when on it is off-peak: *at* itself where it is."""
+    return at if band(at) == "off-peak" else next_change(at)[0]
+
+
 def price(
-    model: str, currency: str | None, at: datetime, hours: Band | None = None
+    model: str,
+    currency: str | None,
+    at: datetime,
+    hours: Band | None = None,
+    own: Sequence[Price] = (),
 ) -> Price | None:
     """Find the price of *model* at the moment *at*; None when it is not known.
 
-    *hours* asks for the price of that day in the peak or the off-peak hours.
+    *hours* asks for the price of that day in the peak or the off-peak hours. A
+    price of the user's *own* comes before the published one.
     """
-    name, hours = price_list().aliases.get(model, model), hours or band(at)
-    rows = [
-        row
-        for row in price_list().rows
-        if (row.model, row.currency, row.band) == (name, currency, hours) and row.since <= at
-    ]
-    return max(rows, key=lambda row: row.since, default=None)
+    moment, hours = at.astimezone(UTC), hours or band(at)
+    name = price_list().aliases.get(model, model)
+    for rows, wanted in ((own, model), (own, name), (price_list().rows, name)):
+        kind = (wanted, currency, hours)
+        found = [r for r in rows if (r.model, r.currency, r.band) == kind and r.since <= moment]
+        if found:
+            return max(found, key=lambda row: row.since)
+    return None
 
 
-def prices_of_day(at: datetime) -> list[Price]:
+def prices_of_day(at: datetime, own: Sequence[Price] = ()) -> list[Price]:
     """Give the prices that hold on the day of *at*: by model, currency and hours."""
-    kinds = dict.fromkeys((row.model, row.currency, row.band) for row in price_list().rows)
-    found = (price(model, currency, at, hours) for model, currency, hours in kinds)
+    rows = (*price_list().rows, *own)
+    kinds = dict.fromkeys((row.model, row.currency, row.band) for row in rows)
+    found = (price(model, currency, at, hours, own) for model, currency, hours in kinds)
     return [row for row in found if row is not None]
 
 
@@ -130,6 +173,93 @@ def cost(usage: Usage | None, price: Price | None) -> Decimal | None:
         return None
     with localcontext(EXACT):
         return (hit * price.hit + miss * price.miss + out * price.out) / PER
+
+
+def paid(
+    usage: Usage | None, first: Price | None, last: Price | None
+) -> Decimal | CostRange | None:
+    """Price *usage* of a request by the price at its sending, *first*, and at its end, *last*.
+
+    Where the two differ the cost lies between them, for it is not published
+    which of them counts; the higher is taken as likely.
+    """
+    one, other = cost(usage, first), cost(usage, last)
+    if one is None or other is None or (first and last and first.currency != last.currency):
+        return None
+    return one if one == other else CostRange(min(one, other), max(one, other), max(one, other))
+
+
+def saved(usage: Usage | None, price: Price | None) -> Decimal | None:
+    """Tell how much more *usage* had cost without the context cache."""
+    hits = None if usage is None else usage.prompt_cache_hit_tokens
+    if hits is None or price is None:
+        return None
+    with localcontext(EXACT):
+        return hits * (price.miss - price.hit) / PER
+
+
+def own_prices(table: Mapping[str, Mapping[str, object]]) -> tuple[Price, ...]:
+    """Read prices of the user's own: `{"my-model": {"CNY": "0.02 1 4"}}`.
+
+    Three numbers hold at all hours; of six, the first three are off-peak.
+    """
+    if not isinstance(table, Mapping):
+        raise InvalidOption(f"{_shown(table)} is no table of prices. No price was set. {_OWN_FORM}")
+    return tuple(row for model, entries in table.items() for row in _own_rows(model, entries))
+
+
+def _shown(value: object) -> str:
+    return one_line(repr(value), 80)
+
+
+def _own_rows(model: object, entries: object) -> Iterator[Price]:
+    if not (isinstance(model, str) and model.strip()):
+        raise InvalidOption(f"{_shown(model)} is no model's name. No price was set. {_OWN_FORM}")
+    if not isinstance(entries, Mapping):
+        raise InvalidOption(
+            f"The price of {_shown(model)} names no currency. No price was set. {_OWN_FORM}"
+        )
+    name = SHORT_NAMES.get(model.strip(), model.strip())
+    for currency, given in entries.items():
+        if not (isinstance(currency, str) and re.fullmatch("[A-Za-z]{3}", currency.strip())):
+            raise InvalidOption(
+                f"{_shown(currency)} is no currency such as CNY or USD. "
+                f"No price was set. {_OWN_FORM}"
+            )
+        numbers = _three_or_six(given, f"{_shown(model)} in {currency.strip().upper()}")
+        for hours, of_hours in zip(get_args(Band)[::-1], (numbers[:3], numbers[-3:]), strict=True):
+            yield Price(name, currency.strip().upper(), hours, ALWAYS, *of_hours)
+
+
+def _three_or_six(given: object, whose: str) -> list[Decimal]:
+    """Read the numbers of one price, in a text or one by one."""
+    parts: Iterable[object] = ()
+    if isinstance(given, str):
+        parts = re.split(r"[\s,;/]+", given.strip(" \t\n,;/"))
+    elif isinstance(given, Sequence) and not isinstance(given, bytes | bytearray):
+        parts = given
+    numbers = [_number(part) for part in parts]
+    read = [number for number in numbers if number is not None]
+    if len(numbers) not in {3, 6} or len(read) != len(numbers):
+        raise InvalidOption(
+            f"{_shown(given)} is no price of {whose}. No price was set. {_OWN_FORM}"
+        )
+    if any(hit > miss for hit, miss in ((n[0], n[1]) for n in (read[:3], read[-3:]))):
+        raise InvalidOption(
+            f"In {_shown(given)}, the price of {whose}, input found in the cache costs more "
+            f"than other input. No price was set. {_OWN_FORM}"
+        )
+    return read
+
+
+def _number(value: object) -> Decimal | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() and 0 <= number <= _HIGHEST else None
 
 
 def age(at: datetime) -> timedelta:

@@ -272,12 +272,26 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class CostRange:
+    """What something costs where that is not known to the digit.
+
+    It is neither under *low* nor over *high*; *likely* is None where nothing is.
+    """
+
+    low: Decimal
+    high: Decimal
+    likely: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What came back, whole or so far. `str(answer)` is its text.
 
     *cost* is in *currency*, at list price; None when the price or the tokens
-    are not known. *seconds* count from the sending of the request. *note* says
-    what is waited for before the question is sent again; "" while none is.
+    are not known. *cost_range* then says between which bounds it lies, where that
+    is known. *seconds* count from the sending of the request. *note* says what is
+    waited for before the question is sent again, or, of a whole answer, what its
+    reader has to know of its cost; else "".
     """
 
     text: str = ""
@@ -286,6 +300,7 @@ class Answer:
     usage: Usage | None = None
     finish_reason: str | None = None
     cost: Decimal | None = None
+    cost_range: CostRange | None = None
     currency: str | None = None
     seconds: float | None = None
     note: str = ""
