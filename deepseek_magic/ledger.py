@@ -10,238 +10,79 @@ SQLite does not take is left out, and holds up no other.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
+from datetime import UTC, date, datetime, timedelta
+from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .store import BUSY_SECONDS, READ_SECONDS, File, Statement, Step, finished, storable
-from .wire import EXACT
+from . import schema
+from .entries import (
+    MOST,
+    Asked,
+    Keep,
+    Outcome,
+    Past,
+    Pending,
+    Reserved,
+    Spending,
+    State,
+    Today,
+    about,
+    amount_of,
+    asking,
+    ending,
+    entry_of,
+    moment,
+    money,
+    past_of,
+    pending_cell,
+    place_of,
+    priced,
+    reading_row,
+    spending_of,
+    stamp,
+    total_of,
+    usage_of,
+    whole,
+)
+from .processes import has_ended, this_process
+from .store import (
+    BUSY_SECONDS,
+    READ_SECONDS,
+    SETTLE_SECONDS,
+    File,
+    Statement,
+    finished,
+    storable,
+)
 
-Keep = Literal["all", "figures", "nothing"]
-State = Literal["sent", "done", "unusable", "partial", "interrupted", "refused", "failed"]
+if TYPE_CHECKING:
+    from .wire import CostRange
+
+__all__ = [
+    "Asked",
+    "Keep",
+    "Ledger",
+    "Outcome",
+    "Past",
+    "Pending",
+    "Reserved",
+    "Spending",
+    "State",
+    "Today",
+]
 
 T = TypeVar("T")
 
-PLACES = 12
-"""Costs are whole multiples of 10 ** -12 in the file, so that SQLite adds them exactly."""
+FORGOTTEN = timedelta(hours=24)
+"""A call that nobody can tell anything of any more has ended after this time."""
 
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is known of a call when it is sent."""
-
-    at: datetime
-    account: str
-    model: str
-    think: str | None = None
-    notebook: str | None = None
-    cell: str | None = None
-    request: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a call ended. A count, a cost or a text that is not known is None."""
-
-    state: State
-    at: datetime
-    model: str | None = None
-    prompt_tokens: int | None = None
-    prompt_cache_hit_tokens: int | None = None
-    prompt_cache_miss_tokens: int | None = None
-    completion_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    price: str | None = None
-    band: str | None = None
-    currency: str | None = None
-    cost: Decimal | None = None
-    seconds: float | None = None
-    finish_reason: str | None = None
-    error: str | None = None
-    trace_id: str | None = None
-    answer: str | None = None
-    reasoning: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A cell that was not paid for, as it waits in the ledger.
-
-    *text* is the whole cell as it was sent, None where the ledger keeps no
-    texts; *asks* tells a `%%deepseek` cell from an ordinary one. *answered* is
-    when an answer arrived that no page has shown; it is offered, not bought again.
-    """
-
-    id: int
-    since: datetime
-    notebook: str | None
-    cell: str | None
-    text: str | None
-    asks: bool
-    answered: datetime | None = None
-
-
-def m001_entries_and_readings(db: sqlite3.Connection) -> None:
-    """Create the first tables; times are microseconds since 1970, UTC."""
-    db.execute(
-        "CREATE TABLE entries (id INTEGER PRIMARY KEY, sent INTEGER NOT NULL, ended INTEGER,"
-        " account TEXT NOT NULL, state TEXT NOT NULL, model TEXT NOT NULL, think TEXT,"
-        " notebook TEXT, cell TEXT, request TEXT, prompt_tokens INTEGER,"
-        " prompt_cache_hit_tokens INTEGER, prompt_cache_miss_tokens INTEGER,"
-        " completion_tokens INTEGER, reasoning_tokens INTEGER, price TEXT, band TEXT,"
-        " currency TEXT, cost INTEGER, seconds REAL, finish_reason TEXT, error TEXT,"
-        " trace_id TEXT, answer TEXT, reasoning TEXT)"
-    )
-    db.execute("CREATE INDEX entries_ended ON entries (account, ended)")
-    db.execute(
-        "CREATE TABLE readings (account TEXT NOT NULL, at INTEGER NOT NULL,"
-        " available INTEGER, currency TEXT, total TEXT, granted TEXT, topped_up TEXT)"
-    )
-    db.execute("CREATE INDEX readings_at ON readings (account, at)")
-
-
-def m002_pending_cells(db: sqlite3.Connection) -> None:
-    """Create the table of cells that wait for money; a place holds one at a time."""
-    db.execute(
-        "CREATE TABLE pending (id INTEGER PRIMARY KEY, since INTEGER NOT NULL,"
-        " account TEXT NOT NULL, notebook TEXT NOT NULL, place TEXT NOT NULL, cell TEXT,"
-        " text TEXT, asks INTEGER NOT NULL, answered INTEGER)"
-    )
-    db.execute("CREATE UNIQUE INDEX pending_place ON pending (account, notebook, place)")
-
-
-STEPS: tuple[Step, ...] = (m001_entries_and_readings, m002_pending_cells)
-"""Each runs once, in order, and is remembered by its name. Append only."""
-
-READING = (
-    "INSERT INTO readings VALUES (:account, :at, :available, :currency, :total, :granted,"
-    " :topped_up)"
-)
-SPENT = (
-    "SELECT currency, SUM(cost) FROM entries WHERE account = ? AND ended > ?"
-    " AND cost IS NOT NULL GROUP BY currency"
-)
-USAGE = (
-    "SELECT date(sent / 1000000, 'unixepoch', 'localtime') AS day, model, notebook, currency,"
-    " COUNT(*) AS queries, SUM(cost) AS cost, SUM(cost IS NULL)"
-    " AS unpriced, SUM(prompt_tokens) AS prompt_tokens,"
-    " SUM(prompt_cache_hit_tokens) AS prompt_cache_hit_tokens,"
-    " SUM(prompt_cache_miss_tokens) AS prompt_cache_miss_tokens,"
-    " SUM(completion_tokens) AS completion_tokens, SUM(reasoning_tokens) AS reasoning_tokens"
-    " FROM entries WHERE account = ? AND state NOT IN ('refused', 'failed')"
-    " GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
-)
-LAST_READING = (
-    "SELECT available, currency, total, granted, topped_up, at FROM readings WHERE account = ?"
-    " AND at = (SELECT MAX(at) FROM readings WHERE account = ?"
-    " AND at <= IFNULL(?, at))"
-)
-TYPICAL_OUT = (
-    "SELECT AVG(completion_tokens) FROM (SELECT completion_tokens FROM entries WHERE model = ?"
-    " AND think IS ? AND state = 'done' ORDER BY id DESC LIMIT 50)"
-)
-PEND = (
-    "INSERT INTO pending (id, since, account, notebook, place, cell, text, asks, answered)"
-    " VALUES (:id, :since, :account, :notebook, :place, :cell, :text, :asks, :answered)"
-    " ON CONFLICT (account, notebook, place) DO UPDATE"
-    " SET text = excluded.text, asks = excluded.asks, answered = excluded.answered"
-)
-# A cell with an id of its own is never meant by the words of another.
-THE_CELL = (
-    " WHERE account = :account AND notebook = :notebook AND (place IN (:place, :unread)"
-    " OR (cell IS NULL OR :cell IS NULL) AND (place = :by_text OR text = :text AND asks))"
-    " AND (:asks OR NOT asks)"
-)
-ANSWERS = (
-    "SELECT * FROM entries WHERE account = ? AND answer IS NOT NULL"
-    " ORDER BY sent DESC, id DESC LIMIT ?"
-)
-WAITS = "SELECT EXISTS (SELECT 1 FROM pending WHERE account = ?)"
-WAITING = "SELECT * FROM pending WHERE account = ? ORDER BY since, id"
-KEPT = (
-    "SELECT * FROM entries WHERE account = ? AND ended >= ? AND request = ? AND state = 'done'"
-    " AND answer IS NOT NULL ORDER BY ended DESC LIMIT 1"
-)
-
-
-def stamp(at: datetime) -> int:
-    """Give a moment as the file holds it."""
-    return round(at.timestamp() * 1_000_000)
-
-
-def moment(stamped: int) -> datetime:
-    """Read a moment as the file holds it."""
-    return datetime.fromtimestamp(stamped / 1_000_000, UTC)
-
-
-def money(units: int | None) -> Decimal | None:
-    """Read an amount as the file holds it."""
-    return None if units is None else Decimal(units).scaleb(-PLACES, EXACT)
-
-
-def _units(cost: Decimal) -> int | None:
-    """Give an amount as the file holds it; None for one that is no amount."""
-    if not cost.is_finite():
-        return None
-    return int(cost.scaleb(PLACES, EXACT).to_integral_value(context=EXACT))
-
-
-def _values(record: Asked | Outcome) -> dict[str, Any]:
-    """Give the columns that are known; an update leaves the others as they are."""
-    values = {name: getattr(record, name) for name in record.__slots__}
-    if values.get("cost") is not None:
-        values["cost"] = _units(values["cost"])
-    values["sent" if isinstance(record, Asked) else "ended"] = stamp(values.pop("at"))
-    kept = ((name, storable(value)) for name, value in values.items() if value is not None)
-    return {name: value for name, value in kept if value is not None}
-
-
-def _asking(entry: int, asked: Asked, keep: Keep) -> Statement:
-    values = {**_values(asked), "id": entry, "state": "sent"}
-    if keep != "all":
-        values.pop("request", None)
-    columns, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
-    return f"INSERT INTO entries ({columns}) VALUES ({marks})", values
-
-
-def _ending(entry: int, outcome: Outcome, keep: Keep) -> Statement:
-    values = _values(outcome)
-    if keep != "all":
-        for name in ("answer", "reasoning", "error"):
-            values.pop(name, None)
-    assignments = ", ".join(f"{name} = :{name}" for name in values)
-    return f"UPDATE entries SET {assignments} WHERE id = :id", {**values, "id": entry}
-
-
-def _reading(account: str, at: datetime, row: Mapping[str, Any]) -> Statement:
-    values = {name: storable(value) for name, value in row.items()}
-    return READING, {**values, "account": storable(account), "at": stamp(at)}
-
-
-def _place(account: str, notebook: str | None, cell: str | None, text: str) -> dict[str, Any]:
-    """Give what names a cell: the front end's id where there is one, else a hash of its text.
-
-    An answer that was not shown has a place beside it, since its cell may ask
-    something else meanwhile.
-    """
-    by_text = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-    values = {
-        "account": account,
-        "notebook": notebook or "",
-        "cell": cell,
-        "place": cell or by_text,
-        "unread": f"{cell or ''}#{by_text}",
-        "by_text": by_text,
-        "text": text,
-    }
-    return {name: storable(value) for name, value in values.items()}
+ENOUGH = 3
+"""So many answers of a kind say more than all answers of a wider kind."""
 
 
 class Ledger:
@@ -265,6 +106,8 @@ class Ledger:
         self.keep = keep
         self._busy_seconds = busy_seconds
         self._files: dict[int, File] = {}
+        self._owners: dict[int, str] = {}
+        self._told: set[tuple[str, str]] = set()
 
     @property
     def _file(self) -> File:
@@ -275,7 +118,14 @@ class Ledger:
         """
         process = os.getpid()
         found = self._files.get(process)
-        return found or self._files.setdefault(process, File(self.path, self._busy_seconds, STEPS))
+        return found or self._files.setdefault(
+            process, File(self.path, self._busy_seconds, schema.STEPS)
+        )
+
+    @property
+    def _owner(self) -> str:
+        process = os.getpid()
+        return self._owners.get(process) or self._owners.setdefault(process, this_process())
 
     @property
     def problem(self) -> str | None:
@@ -285,17 +135,52 @@ class Ledger:
     def ask(self, asked: Asked) -> int:
         """Note that a call goes out; return at once with the name of its entry."""
         entry = next(self._file.names)
-        self._write(lambda: _asking(entry, asked, self.keep))
+        self._write(lambda: asking(entry, asked, self.keep, self._owner))
         return entry
+
+    def reserve(self, asked: Asked, limit: Decimal, *, wait: float = SETTLE_SECONDS) -> Reserved:
+        """Note that a call goes out if its day, with all that is under way, stays within *limit*.
+
+        All kernels that use the file are counted. What is reserved is free again
+        when the call has ended. It is on disk when this returns.
+        """
+        owner, names = self._owner, self._file.names
+
+        def work(db: sqlite3.Connection) -> Reserved:
+            return self._reserved(db, next(names), asked, limit, owner)
+
+        def undo(late: Future[Reserved | None]) -> None:
+            found = None if late.exception() else late.result()
+            if found is not None and found.entry is not None:
+                self._write(lambda: ("DELETE FROM entries WHERE id = :id", {"id": found.entry}))
+
+        return self._quietly(
+            lambda: self._file.settle(work, wait, undo) or Reserved(None), lambda: Reserved(None)
+        )
+
+    def _reserved(
+        self, db: sqlite3.Connection, entry: int, asked: Asked, limit: Decimal, owner: str
+    ) -> Reserved:
+        statement, values = asking(entry, asked, self.keep, owner)
+        most, units = whole(limit, ROUND_FLOOR), values.get("reserved")
+        # A file that was given up does not tell what the others spend.
+        if self._file.is_lost or most is None or units is None or "currency" not in values:
+            return Reserved(None)
+        key = (values["account"], values["day"], values["currency"])
+        spent, _, under_way, _ = db.execute(schema.TODAY, key).fetchone()
+        if spent + under_way + units > most:
+            return Reserved(None, money(spent), money(under_way))
+        db.execute(statement, values)
+        return Reserved(entry, money(spent), money(under_way))
 
     def end(self, entry: int, outcome: Outcome) -> Future[None]:
         """Note how the call of *entry* ended; the future is done when that is on disk."""
-        return self._write(lambda: _ending(entry, outcome, self.keep))
+        return self._write(lambda: ending(entry, outcome, self.keep))
 
     def reading(self, account: str, at: datetime, rows: list[dict[str, Any]]) -> None:
         """Keep a reading of the balance, a row for each currency."""
         for row in rows:
-            self._write(lambda row=row: _reading(account, at, row))  # type: ignore[misc]  # bound here
+            self._write(lambda row=row: reading_row(account, at, row))  # type: ignore[misc]  # bound here
 
     def last_reading(
         self,
@@ -312,52 +197,201 @@ class Ledger:
         latest = None if until is None else stamp(until)
 
         def newest() -> tuple[datetime, list[dict[str, Any]]] | None:
-            rows = self._file.read(LAST_READING, (account, account, latest), wait)
+            rows = self._file.read(schema.LAST_READING, (account, account, latest), wait)
             return (moment(rows[0]["at"]), [dict(row) for row in rows]) if rows else None
 
         return self._quietly(newest, lambda: None)
 
-    def spent(
-        self, account: str, since: datetime, *, wait: float | None = READ_SECONDS
-    ) -> dict[str, Decimal]:
-        """Add up the known costs of calls that ended after *since*, by currency.
+    def readings(self, account: str, since: datetime) -> list[tuple[datetime, dict[str, Decimal]]]:
+        """Give the readings of *account* after *since*, oldest first, by currency."""
 
-        A file that is not free within *wait* seconds gives nothing.
+        def all_of_them() -> list[tuple[datetime, dict[str, Decimal]]]:
+            rows = self._file.read(schema.READINGS, (account, stamp(since)), None)
+            read = ((row["at"], row["currency"], total_of(row["total"])) for row in rows)
+            found: dict[int, dict[str, Decimal]] = {}
+            for at, currency, total in read:
+                if total is not None:
+                    found.setdefault(at, {})[currency] = total
+            return [(moment(at), totals) for at, totals in found.items()]
+
+        return self._quietly(all_of_them, list)
+
+    # -- what was spent ----------------------------------------------------------------
+
+    def spent(
+        self,
+        account: str,
+        since: datetime,
+        *,
+        until: datetime | None = None,
+        wait: float | None = READ_SECONDS,
+    ) -> dict[str, Decimal]:
+        """Add up what calls cost that ended after *since*, and not after *until*, by currency.
+
+        Of a range its likely figure counts, else its low one. A file that is not free
+        within *wait* seconds gives nothing.
         """
+        last = None if until is None else stamp(until)
 
         def sums() -> dict[str, Decimal]:
-            rows = self._file.read(SPENT, (account, stamp(since)), wait)
-            return {row[0]: Decimal(row[1]).scaleb(-PLACES, EXACT) for row in rows}
+            rows = self._file.read(schema.SPENT, (account, stamp(since), last), wait)
+            return {row[0]: amount_of(row[1]) for row in rows}
 
         return self._quietly(sums, dict)
 
-    def typical_out(
-        self, model: str, think: str | None, *, wait: float | None = READ_SECONDS
-    ) -> int | None:
-        """Give the usual length of answers of this kind, in tokens; None without any.
+    def spending(self, account: str, since: datetime) -> list[Spending]:
+        """Give what each call cost that ended after *since*, oldest first.
 
-        A file that is not free within *wait* seconds gives None too.
+        Those under way come last. What a call of unknown price cost has no bound.
         """
 
-        def length() -> int | None:
-            rows = self._file.read(TYPICAL_OUT, (model, think), wait)
-            mean = rows[0][0] if rows else None
-            return None if mean is None else round(mean)
+        def all_of_them() -> list[Spending]:
+            rows = self._file.read(schema.SPENDING, (account, stamp(since)), None)
+            return [spending_of(row) for row in rows]
 
-        return self._quietly(length, lambda: None)
+        return self._quietly(all_of_them, list)
 
-    def usage(self, account: str) -> list[dict[str, Any]]:
-        """Add up calls, tokens and costs by local day, model, notebook and currency.
+    def today(
+        self, account: str, day: str, currency: str, *, wait: float | None = READ_SECONDS
+    ) -> Today | None:
+        """Give what the calls cost that were asked on *day*, a local date as YYYY-MM-DD.
 
-        Refused calls, which cost nothing, are left out; *unpriced* counts those
-        whose cost is not known and not in the sum.
+        None where the file cannot tell within *wait* seconds, or was given up.
         """
+
+        def sums() -> Today | None:
+            rows = self._file.read(schema.TODAY, (account, day, currency), wait)
+            if not rows or self._file.is_lost:
+                return None
+            spent, likely, under_way, unpriced = rows[0]
+            return Today(amount_of(spent), amount_of(likely), amount_of(under_way), unpriced)
+
+        return self._quietly(sums, lambda: None)
+
+    def days(self, account: str, currency: str, since: date) -> dict[date, Decimal]:
+        """Add up what was likely spent in *currency*, by local day from *since* on."""
+
+        def sums() -> dict[date, Decimal]:
+            rows = self._file.read(schema.DAYS, (account, currency, since.isoformat()), None)
+            return {date.fromisoformat(row[0]): amount_of(row[1]) for row in rows}
+
+        return self._quietly(sums, dict)
+
+    def usage(
+        self,
+        account: str,
+        by: Iterable[str] = ("day", "model", "notebook"),
+        since: date | None = None,
+    ) -> list[dict[str, Any]]:
+        """Add up calls, tokens and costs by any of day, model, notebook and cell, and by currency.
+
+        Refused calls, which cost nothing, are left out. *cost* adds up what is known
+        to the digit; all that is known lies between *cost_low* and *cost_high*, in
+        which the *ranged* calls are; *unpriced* ones are in neither. Days are local,
+        from *since* on.
+        """
+        names = tuple(name for name in schema.BY if name in set(by))
 
         def sums() -> list[dict[str, Any]]:
-            rows = (dict(row) for row in self._file.read(USAGE, (account,), None))
-            return [{**row, "cost": money(row["cost"])} for row in rows]
+            first = "" if since is None else since.isoformat()
+            rows = self._file.read(schema.usage(names), (account, first), None)
+            return [usage_of(dict(row), names) for row in rows]
 
         return self._quietly(sums, list)
+
+    def past(
+        self,
+        model: str,
+        think: str | None,
+        *,
+        json: bool,
+        tokens_in: int,
+        wait: float | None = READ_SECONDS,
+    ) -> Past | None:
+        """Tell how long the newest answers to questions of this kind and length were.
+
+        Where there are too few, those of any length count, then all of this *model*
+        and *think*; None without any, or where the file is not free within *wait* seconds.
+        """
+        like = (model, think, json)
+        kinds = (
+            ("answers of this kind and length", schema.OF_A_KIND, (*like, *about(tokens_in))),
+            ("answers of this kind", schema.OF_A_KIND, (*like, 0, MOST)),
+            ("answers of this model", schema.OF_A_MODEL, (model, think)),
+        )
+
+        def lengths() -> Past | None:
+            found: Past | None = None
+            for kind, statement, values in kinds:
+                rows = self._file.read(statement, values, wait)
+                found = past_of(sorted(row[0] for row in rows), kind) or found
+                if found is not None and found.number >= ENOUGH:
+                    break
+            return found
+
+        return self._quietly(lengths, lambda: None)
+
+    # -- what is put right later -------------------------------------------------------
+
+    def sweep(self, at: datetime | None = None) -> Future[None]:
+        """Bound the cost of calls whose process is gone; returns at once.
+
+        Where nobody can tell whether it is, a call counts as lost after a day. *at*
+        is now, if it is not given.
+        """
+        now = at or datetime.now(UTC)
+        return self._quietly(lambda: self._file.tidy(lambda db: self._swept(db, now)), finished)
+
+    def _swept(self, db: sqlite3.Connection, now: datetime) -> None:
+        rows = db.execute(schema.LEFT_OPEN).fetchall()
+        gone = {owner: self._is_gone(owner) for owner in {row["owner"] for row in rows}}
+        forgotten = stamp(now - FORGOTTEN)
+        for row in rows:
+            ended = gone[row["owner"]]
+            if ended or (ended is None and row["sent"] < forgotten):
+                db.execute(schema.SWEEP, {"id": row["id"], "ended": stamp(now)})
+
+    def _is_gone(self, owner: str | None) -> bool | None:
+        if owner == self._owner:
+            return False
+        return None if owner is None else has_ended(owner)
+
+    def reprice(
+        self,
+        account: str,
+        price_of: Callable[[dict[str, Any]], Decimal | CostRange | None],
+        currency: str | None = None,
+    ) -> int:
+        """Price the calls whose tokens are known and whose cost is not; give their number.
+
+        *price_of* gets the columns of an entry that its price hangs on. *currency* is
+        that of entries which name none; without it they are left as they are.
+        """
+
+        def prices() -> int:
+            rows = [dict(row) for row in self._file.read(schema.UNPRICED, (account,), None)]
+            found = [
+                self._quietly(lambda row=row: priced(row, price_of, currency), lambda: None)  # type: ignore[misc]  # bound here
+                for row in rows
+            ]
+            known = [values for values in found if values is not None]
+            for values in known:
+                self._write(lambda values=values: (schema.PRICE, values))  # type: ignore[misc]  # bound here
+            return len(known)
+
+        return self._quietly(prices, lambda: 0)
+
+    def told(self, account: str, what: str, *, wait: float = SETTLE_SECONDS) -> bool:
+        """Tell whether *what* is new to the user of *account*, and remember that it was told."""
+        if (account, what) in self._told:
+            return False
+        self._told.add((account, what))
+
+        def work(db: sqlite3.Connection) -> bool:
+            return db.execute(schema.TOLD, (storable(account), storable(what))).rowcount == 1
+
+        new = self._quietly(lambda: self._file.settle(work, wait), lambda: None)
+        return new is None or new
 
     # -- cells that wait for money -------------------------------------------------
 
@@ -376,14 +410,14 @@ class Ledger:
 
         Its text stays out where *keep_text* or the ledger's own `keep` says so.
         """
-        row = {**_place(account, notebook, cell, text), "asks": asks, "answered": None}
+        row = {**place_of(account, notebook, cell, text), "asks": asks, "answered": None}
         return self._pend(row, at, keep_text=keep_text)
 
     def _pend(self, row: dict[str, Any], at: datetime, *, keep_text: bool = True) -> Future[None]:
         values = {**row, "id": next(self._file.names), "since": stamp(at)}
         if not keep_text or (self.keep != "all" and self.path != ":memory:"):
             values["text"] = None
-        return self._write(lambda: (PEND, values))
+        return self._write(lambda: (schema.PEND, values))
 
     def settle(
         self,
@@ -398,8 +432,8 @@ class Ledger:
 
         One that does not ask, an ordinary cell, settles no question.
         """
-        values = {**_place(account, notebook, cell, text), "asks": asks}
-        return self._write(lambda: ("DELETE FROM pending" + THE_CELL, values))
+        values = {**place_of(account, notebook, cell, text), "asks": asks}
+        return self._write(lambda: ("DELETE FROM pending" + schema.THE_CELL, values))
 
     def answered(
         self, account: str, at: datetime, *, cell: str | None, text: str, notebook: str | None
@@ -411,7 +445,7 @@ class Ledger:
         if self.keep != "all" and self.path != ":memory:":
             return finished()
         self.settle(account, cell=cell, text=text, notebook=notebook)
-        row = {**_place(account, notebook, cell, text), "asks": True, "answered": stamp(at)}
+        row = {**place_of(account, notebook, cell, text), "asks": True, "answered": stamp(at)}
         return self._pend({**row, "place": row["unread"]}, at)
 
     def forget(self, entries: Iterable[int]) -> None:
@@ -423,7 +457,7 @@ class Ledger:
         """Tell whether any cell of *account* waits; None where that cannot be read in time."""
 
         def one() -> bool | None:
-            rows = self._file.read(WAITS, (account,), wait)
+            rows = self._file.read(schema.WAITS, (account,), wait)
             return bool(rows[0][0]) if rows else None
 
         return self._quietly(one, lambda: None)
@@ -435,8 +469,8 @@ class Ledger:
         """
 
         def all_of_them() -> list[Pending]:
-            rows = self._file.read(WAITING, (account,), wait)
-            return [_pending(dict(row)) for row in rows]
+            rows = self._file.read(schema.WAITING, (account,), wait)
+            return [pending_cell(dict(row)) for row in rows]
 
         return self._quietly(all_of_them, list)
 
@@ -444,8 +478,8 @@ class Ledger:
         """Give the newest whole answer to the very same *request* that ended after *since*."""
 
         def newest() -> dict[str, Any] | None:
-            rows = self._file.read(KEPT, (account, stamp(since), request), None)
-            return _entry(dict(rows[0])) if rows else None
+            rows = self._file.read(schema.KEPT, (account, stamp(since), request), None)
+            return entry_of(dict(rows[0])) if rows else None
 
         return self._quietly(newest, lambda: None)
 
@@ -453,8 +487,8 @@ class Ledger:
         """Give the newest entries of *account* that hold an answer, whole or in part."""
 
         def newest() -> list[dict[str, Any]]:
-            rows = self._file.read(ANSWERS, (account, limit), None)
-            return [_entry(dict(row)) for row in rows]
+            rows = self._file.read(schema.ANSWERS, (account, limit), None)
+            return [entry_of(dict(row)) for row in rows]
 
         return self._quietly(newest, list)
 
@@ -463,7 +497,7 @@ class Ledger:
 
         def all_of_them() -> list[dict[str, Any]]:
             rows = self._file.read("SELECT * FROM entries ORDER BY sent, id", (), None)
-            return [_entry(dict(row)) for row in rows]
+            return [entry_of(dict(row)) for row in rows]
 
         return self._quietly(all_of_them, list)
 
@@ -483,20 +517,3 @@ class Ledger:
         except Exception as error:  # noqa: BLE001  an answer that was paid for is worth more
             self._file.leave_out(error)
             return otherwise()
-
-
-def _pending(row: Mapping[str, Any]) -> Pending:
-    return Pending(
-        id=row["id"],
-        since=moment(row["since"]),
-        notebook=row["notebook"] or None,
-        cell=row["cell"],
-        text=row["text"],
-        asks=bool(row["asks"]),
-        answered=None if row["answered"] is None else moment(row["answered"]),
-    )
-
-
-def _entry(row: dict[str, Any]) -> dict[str, Any]:
-    ended = None if row["ended"] is None else moment(row["ended"])
-    return {**row, "cost": money(row["cost"]), "sent": moment(row["sent"]), "ended": ended}

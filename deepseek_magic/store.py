@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,9 @@ BUSY_SECONDS = 5.0
 
 READ_SECONDS = 0.5
 """How long a query waits for a figure, at most, while another process holds the file."""
+
+SETTLE_SECONDS = 2.0
+"""How long something that has to be on disk before a query waits for it, at most."""
 
 PASSING = {
     sqlite3.SQLITE_AUTH,
@@ -69,6 +73,47 @@ def finished() -> Future[None]:
     return done
 
 
+@dataclass(slots=True)
+class _Job:
+    """Something that reads and writes in one transaction, and what comes of it.
+
+    The transaction may be tried twice; a job that was given up before it began is
+    left out both times.
+    """
+
+    work: Callable[[sqlite3.Connection], Any]
+    future: Future[Any] = field(default_factory=Future)
+    wanted: bool | None = None
+    result: Any = None
+    error: Exception | None = None
+
+    def run(self, db: sqlite3.Connection) -> None:
+        if self.wanted is None:
+            self.wanted = self.future.set_running_or_notify_cancel()
+        if not self.wanted:
+            return
+        db.execute("SAVEPOINT job")
+        try:
+            self.result, self.error = self.work(db), None
+        except Exception as error:
+            if _is_passing(error) or _is_damage(error):
+                raise
+            db.execute("ROLLBACK TO job")
+            self.error = error
+        db.execute("RELEASE job")
+
+    def tell(self, *, done: bool) -> None:
+        """Tell who waits for it, when the transaction is *done*, or has failed."""
+        if self.wanted is None:
+            self.wanted = self.future.set_running_or_notify_cancel()
+        if not self.wanted:
+            return
+        if done and self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result if done else None)
+
+
 class File:
     """The file at *path*, whose tables *steps* have made, each run once and in order."""
 
@@ -82,6 +127,7 @@ class File:
         self._in_memory = path == ":memory:"
         self._busy_seconds = busy_seconds
         self._waiting: list[Statement] = []
+        self._jobs: list[_Job] = []
         self._db: sqlite3.Connection | None = None
         self._lock = threading.RLock()
         self._at_work = False
@@ -117,6 +163,53 @@ class File:
         except TimeoutError:
             found.cancel()
             return []
+
+    def settle(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        wait: float,
+        undo: Callable[[Future[T | None]], None] | None = None,
+    ) -> T | None:
+        """Do *work* in a transaction, after all that was written before, and wait for the disk.
+
+        None after *wait* seconds, or where the file cannot be used: then nothing of
+        it was done. Where it is too late to stop it, *undo* gets what came of it.
+        """
+        if self._is_own_thread():
+            return None
+        job = _Job(work)
+        try:
+            if not self._begin(job, wait):
+                return None
+            found: T | None = job.future.result(wait)
+        except BaseException as stopped:
+            if not job.future.cancel() and job.error is None and undo is not None:
+                job.future.add_done_callback(undo)
+            if isinstance(stopped, TimeoutError):
+                return None
+            raise
+        return found
+
+    def tidy(self, work: Callable[[sqlite3.Connection], None]) -> Future[None]:
+        """Do *work* in a transaction of its own time; the future is done when it has ended."""
+        job = _Job(work)
+        if not self._begin(job, None) or self._is_own_thread():
+            return finished()
+        return job.future
+
+    def _begin(self, job: _Job, wait: float | None) -> bool:
+        self._jobs.append(job)
+        try:
+            self._thread.submit(self._commit, self._deadline(wait))
+        except RuntimeError:  # closed
+            job.future.cancel()
+            return False
+        return True
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the file was given up, and with it what other processes write to it."""
+        return self._in_memory and self.path != ":memory:"
 
     def leave_out(self, error: Exception) -> None:
         """Tell of what is not written or read, and never will be."""
@@ -160,10 +253,17 @@ class File:
     def _commit_all(self, deadline: float) -> None:
         with self._lock:
             # What is noted in the midst of a commit is for the next one.
-            if self._waiting and not self._at_work:
-                self._guarded(self._commit_waiting, None, deadline)
+            if self._at_work or not (self._waiting or self._jobs):
+                return
+            jobs, done = self._jobs[:], False
+            del self._jobs[: len(jobs)]
+            try:
+                done = self._guarded(lambda db: self._commit_waiting(db, jobs), False, deadline)
+            finally:
+                for job in jobs:
+                    job.tell(done=done)
 
-    def _commit_waiting(self, db: sqlite3.Connection) -> None:
+    def _commit_waiting(self, db: sqlite3.Connection, jobs: Sequence[_Job]) -> bool:
         batch, refused = self._waiting[:], list[Exception]()
         db.execute("BEGIN IMMEDIATE")
         with db:
@@ -174,9 +274,12 @@ class File:
                     if _is_passing(error) or _is_damage(error):
                         raise
                     refused.append(error)
+            for job in jobs:
+                job.run(db)
         del self._waiting[: len(batch)]
         for reason in refused:
             self.leave_out(reason)
+        return True
 
     def _finish(self, deadline: float) -> None:
         with self._lock:

@@ -24,7 +24,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepseek_magic.ledger import STEPS, Asked, Ledger, Outcome, moment, money, stamp
+from deepseek_magic.entries import moment, money, stamp
+from deepseek_magic.ledger import Asked, Ledger, Outcome
+from deepseek_magic.schema import STEPS
 
 AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SECRET = "the words of the question"
@@ -204,29 +206,6 @@ def test_usage_adds_up(opened: Callable[..., Ledger]) -> None:
         Decimal("0.5"),
         0,
     )
-
-
-def test_usual_length(opened: Callable[..., Ledger]) -> None:
-    """The usual length is the mean of answers of the same kind, unknown without any."""
-    ledger = opened()
-    record(ledger, think="off")
-    record(ledger, dataclasses.replace(done(), completion_tokens=6), think="off")
-    record(ledger, dataclasses.replace(done(), state="partial"), think="off")
-
-    assert ledger.typical_out("deepseek-flash", "off", wait=None) == 5
-    assert ledger.typical_out("deepseek-flash", None, wait=None) is None
-    assert ledger.typical_out("deepseek-v4-pro", "off") is None
-
-
-def test_usual_length_of_late(opened: Callable[..., Ledger], path: Path) -> None:
-    """The usual length is that of the newest answers, whichever kernel asked for them."""
-    for tokens in (400, 4, 40):
-        ledger = opened(path)
-        for _ in range(50):
-            ledger.end(ledger.ask(asked()), dataclasses.replace(done(), completion_tokens=tokens))
-        ledger.close()
-
-    assert opened(path).typical_out("deepseek-flash", None, wait=None) == 40
 
 
 def test_readings(opened: Callable[..., Ledger], path: Path) -> None:
@@ -634,7 +613,7 @@ def test_reads_never_raise(opened: Callable[..., Ledger], path: Path) -> None:
     assert ledger.entries() == []
     assert ledger.last_reading(OURS, wait=None) is None
     assert ledger.spent(OURS, None) == {}  # type: ignore[arg-type]  # a caller's mistake
-    assert ledger.typical_out(Odd(), None) is None  # type: ignore[arg-type]  # the same
+    assert ledger.past(Odd(), None, json=False, tokens_in=1) is None  # type: ignore[arg-type]  # the same
     assert "left out" in (ledger.problem or "")
 
 
@@ -700,7 +679,10 @@ def test_reads_after_closing(opened: Callable[..., Ledger], path: Path) -> None:
 
     assert ledger.spent(OURS, AT) == {}
     assert ledger.last_reading(OURS) is None
-    assert ledger.typical_out("deepseek-flash", None) is None
+    assert ledger.past("deepseek-flash", None, json=False, tokens_in=1) is None
+    assert ledger.days(OURS, "CNY", AT.date()) == {}
+    assert ledger.spending(OURS, AT) == []
+    assert ledger.readings(OURS, AT) == []
     assert ledger.usage(OURS) == ledger.entries() == []
 
 
@@ -844,7 +826,7 @@ def test_reads_of_a_locked_file(opened: Callable[..., Ledger], path: Path) -> No
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
 
-    before = (ledger.last_reading(OURS), ledger.spent(OURS, AT), ledger.typical_out("m", None))
+    before = (ledger.last_reading(OURS), ledger.spent(OURS, AT), ledger.waits(OURS))
     record_later = ledger.end(ledger.ask(asked()), done())
     behind_a_write = ledger.spent(OURS, AT)
     holder.execute("ROLLBACK")
