@@ -1,17 +1,18 @@
 """What the account holds: read from the API, and followed between the readings.
 
 The API's figure lags behind what was spent, by minutes and up to half an hour.
-So one earlier reading is kept as an anchor: what it showed less all that was
-recorded since is a bound that no lag can hide. A reading below that bound has
-caught up and becomes the anchor; one that rose tells of a top-up and does too.
+So what is left is reckoned from what was left before, less what was recorded
+since. A reading corrects that where it must: never more is left than it shows,
+never less than it shows without the spending of the last half hour, and a figure
+that rose tells of a top-up.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from .wire import EXACT, Balance, BalanceInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from .client import Client
     from .ledger import Ledger
@@ -31,6 +31,19 @@ LAG = timedelta(minutes=30)
 
 AHEAD = timedelta(minutes=1)
 """A reading on record from later than that is of a clock that was wrong."""
+
+
+LOOKS_BACK = (timedelta(0), LAG, 2 * LAG, 6 * LAG, timedelta(days=1))
+"""So long before the newest reading on record lie those that a new kernel begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Anchor:
+    """What was *left* at a moment, spent or not settled; and what the newest reading *showed*."""
+
+    at: datetime
+    left: Decimal
+    showed: Decimal
 
 
 class Purse:
@@ -62,10 +75,11 @@ class Purse:
         self._latest: Balance | None = None
         self._asked = 0  # readings are told apart by their turn: a clock can be set back
         self._taken = 0
-        self._anchor: Balance | None = None
+        self._anchor: _Anchor | None = None
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._read_again = False
+        self._begun = False
         self._closed = False
 
     # -- reading ------------------------------------------------------------------
@@ -75,6 +89,7 @@ class Purse:
         # Before the request goes out: what ends meanwhile may not be in the figure yet.
         self._client.warm()
         with self._lock:
+            self._begin()
             self._asked += 1
             turn, at = self._asked, self._clock()
         try:
@@ -88,7 +103,7 @@ class Purse:
         with self._lock:
             if turn > self._taken:
                 self._taken = turn
-                self._take(reading)
+                self._take(reading, came=self._clock())
             known = self._followed(reading)
         self._told()
         return known
@@ -133,7 +148,8 @@ class Purse:
     def known(self) -> Balance | None:
         """The newest reading of any kernel, with what was spent since; asks no network."""
         with self._lock:
-            recorded = self._on_record()
+            self._begin()
+            recorded = self._on_record(self._clock() + AHEAD)
             if recorded is not None and _newer(recorded, self._latest):
                 self._take(recorded)
             return None if self._latest is None else self._followed(self._latest)
@@ -145,18 +161,47 @@ class Purse:
             self.known  # noqa: B018  # it takes the currency from a reading on record
         return self._currency
 
-    def _take(self, reading: Balance) -> None:
-        """Make *reading* the newest, and the anchor where it tells more than the old one."""
-        self._take_currency(reading)
-        total, before, bound = self._total(reading), self._total(self._latest), self._bound()
-        if total is None:
-            self._latest = reading
+    def _begin(self) -> None:
+        """Take what is on record from before this kernel, once."""
+        if self._begun:
             return
-        risen = before is None or total > before
-        caught_up = bound is None or total <= bound
-        if risen or caught_up or self._is_old(self._anchor, reading):
-            self._anchor = reading
+        self._begun = True
+        until, found = self._clock() + AHEAD, list[Balance]()
+        for back in LOOKS_BACK:
+            if (reading := self._on_record(until - back)) is None or reading.read_at is None:
+                break
+            if not found:
+                until = reading.read_at
+            found.append(reading)
+        for reading in reversed(found):
+            if _newer(reading, self._latest):
+                self._take(reading)
+
+    def _take(self, reading: Balance, came: datetime | None = None) -> None:
+        """Make *reading* the newest, and correct by it what is left.
+
+        What ended before it *came* may be in its figure.
+        """
+        self._take_currency(reading)
         self._latest = reading
+        total, at, anchor = self._total(reading), reading.read_at, self._anchor
+        if total is None or at is None:
+            return
+        if anchor is None or at < anchor.at:  # the first, or of a clock that was set back
+            self._anchor = _Anchor(at, left=total, showed=total)
+            return
+        until = max(at, came or at)
+        with localcontext(EXACT):
+            spent = self._spent(anchor.at, until)
+            left = anchor.left - spent + max(total - anchor.showed, Decimal(0))
+            if left < total:
+                left = max(left, total - self._spent(at - LAG, until))
+            left = min(left, total)
+            if until - anchor.at > LAG:  # a sum over a short time is a quick one
+                since = until - timedelta(minutes=1)
+                self._anchor = _Anchor(since, left + self._spent(since, until), total)
+            else:
+                self._anchor = _Anchor(anchor.at, left + spent, total)
 
     def _take_currency(self, reading: Balance) -> None:
         """Stay with a currency while it holds money; one that was given never changes."""
@@ -171,33 +216,23 @@ class Purse:
     def _followed(self, reading: Balance) -> Balance:
         """Give *reading* with what of the spending it cannot show yet."""
         told = replace(reading, prefers=self._currency)
-        total, bound = self._total(reading), self._bound()
-        if total is None or bound is None:
+        total, anchor = self._total(reading), self._anchor
+        if total is None or anchor is None:
             return told
         with localcontext(EXACT):
-            return replace(told, spent_since=max(total - bound, Decimal(0)))
+            left = anchor.left - self._spent(anchor.at)
+            return replace(told, spent_since=max(total - left, Decimal(0)))
 
-    def _bound(self) -> Decimal | None:
-        total = self._total(self._anchor)
-        if self._anchor is None or self._anchor.read_at is None or total is None:
-            return None
-        spent = self._ledger.spent(self._account, self._anchor.read_at)
-        with localcontext(EXACT):
-            return total - spent.get(self._currency or "", Decimal(0))
+    def _spent(self, since: datetime, until: datetime | None = None) -> Decimal:
+        spent = self._ledger.spent(self._account, since, until=until)
+        return spent.get(self._currency or "", Decimal(0))
 
     def _total(self, reading: Balance | None) -> Decimal | None:
         info = reading.infos.get(self._currency or "") if reading else None
         return info.total if info else None
 
-    @staticmethod
-    def _is_old(anchor: Balance | None, reading: Balance) -> bool:
-        """Tell whether an anchor says nothing any more, or is of a clock that was set back."""
-        if anchor is None or anchor.read_at is None or reading.read_at is None:
-            return True
-        return not timedelta(0) <= reading.read_at - anchor.read_at <= LAG
-
-    def _on_record(self) -> Balance | None:
-        found = self._ledger.last_reading(self._account, until=self._clock() + AHEAD)
+    def _on_record(self, until: datetime) -> Balance | None:
+        found = self._ledger.last_reading(self._account, until=until)
         if found is None:
             return None
         at, rows = found

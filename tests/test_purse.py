@@ -74,7 +74,7 @@ def test_a_figure_that_has_caught_up_is_believed(opened: Open) -> None:
 
 
 def test_a_top_up_counts_at_once(opened: Open) -> None:
-    """A figure that rises is a top-up and is believed."""
+    """A figure that rises is a top-up, and what it lags behind stays spent."""
     with Sandbox(balance="1.00", lag=3600, decimals=8) as api:
         session = opened(api)
         session.balance()
@@ -82,7 +82,7 @@ def test_a_top_up_counts_at_once(opened: Open) -> None:
 
         api.top_up("10.00")
 
-        assert session.balance().effective == Decimal("11.00")
+        assert session.balance().effective == Decimal("11.00") - api.billed
 
 
 def test_what_others_spend_counts(opened: Open) -> None:
@@ -179,3 +179,142 @@ def test_an_answer_before_the_currency_is_priced_later(opened: Open) -> None:
         assert unpriced is None
         assert session.ledger.entries()[0]["cost"] == api.billed
         assert session.spent == {"CNY": api.billed}
+
+
+def ticking(begin: datetime) -> tuple[Callable[[], datetime], Callable[[timedelta], None]]:
+    """Give a clock that goes on a little at every look, and a function that sets it ahead."""
+    time = [begin]
+
+    def now() -> datetime:
+        time[0] += timedelta(milliseconds=1)
+        return time[0]
+
+    def ahead(by: timedelta) -> None:
+        time[0] += by
+
+    return now, ahead
+
+
+def test_an_hour_of_asking_is_never_lost_sight_of(opened: Open) -> None:
+    """However long questions go on, what has not settled yet is not promised again."""
+    now, ahead = ticking(datetime(2026, 11, 22, 12, tzinfo=UTC))
+    with Sandbox(balance="1.00", lag=1800, decimals=8, clock=now) as api:
+        session = opened(api, clock=now)
+        session.balance()
+        for n in range(14):
+            session.ask(f"Why {n}?", think="off")
+            ahead(timedelta(minutes=7))
+
+            assert session.balance().effective == api.balance
+
+
+def test_a_new_kernel_knows_what_has_not_settled(opened: Open) -> None:
+    """A restart in the middle of the work does not make spent money come back."""
+    now, ahead = ticking(datetime(2026, 11, 22, 12, tzinfo=UTC))
+    with Sandbox(balance="1.00", lag=1800, decimals=8, clock=now) as api:
+        before = opened(api, clock=now)
+        before.balance()
+        for n in range(9):
+            before.ask(f"Why {n}?", think="off")
+            ahead(timedelta(minutes=7))
+            before.balance()
+        before.close()
+
+        after = opened(api, clock=now)
+
+        assert left(after) == api.balance
+        assert after.balance().effective == api.balance
+
+
+def test_a_top_up_hides_nothing_that_was_spent(opened: Open) -> None:
+    """Money that came in is added to what was left, not to the figure that lags."""
+    now, ahead = ticking(datetime(2026, 11, 22, 12, tzinfo=UTC))
+    with Sandbox(balance="1.00", lag=1800, decimals=8, clock=now) as api:
+        session = opened(api, clock=now)
+        session.balance()
+        session.ask("Why?", think="off")
+        api.top_up("0.00000001")
+        ahead(timedelta(minutes=1))
+
+        assert session.balance().effective == api.balance
+
+
+def test_a_top_up_after_heavy_use_counts_at_once(opened: Open) -> None:
+    """An account that was emptied and topped up has money, whatever was spent just before."""
+    now, ahead = ticking(datetime(2026, 11, 22, 12, tzinfo=UTC))
+    with Sandbox(balance="0.02", decimals=8, clock=now) as api:
+        session = opened(api, clock=now)
+        session.balance()
+        for n in range(3):
+            session.ask(f"Why {n}? " + "word " * 3000, think="off")
+        ahead(timedelta(minutes=1))
+        session.balance()
+
+        api.top_up("0.01")
+
+        assert session.balance().effective == api.balance
+
+
+def test_what_others_spend_counts_beside_ones_own(opened: Open) -> None:
+    """Use by somebody else is seen as soon as it settles, and own spending on top of it."""
+    now, _ = ticking(datetime(2026, 11, 22, 12, tzinfo=UTC))
+    with Sandbox(balance="1.00", lag=60, decimals=8, clock=now) as api:
+        session = opened(api, clock=now)
+        session.balance()
+        api.balance -= Decimal("0.50")
+        session.balance()
+
+        session.ask("Why?", think="off")
+
+        assert session.balance().effective == api.balance
+
+
+def test_readings_beside_answers_promise_nothing_twice(opened: Open) -> None:
+    """Readings that overlap with answers, charged or not, never tell of more than there is."""
+    with Sandbox(balance="1.00", decimals=8) as api:
+        session = opened(api)
+        session.balance()
+        for n in range(20):
+            session.refresh()
+            session.ask(f"Why {n}?", think="off")
+            session.refresh()
+        session.purse.wait(5)
+
+        known = session.balance()
+
+        assert known.effective is not None
+        assert known.effective <= api.balance
+
+
+@pytest.mark.parametrize("listed", [("CNY", "USD"), ("USD", "CNY")])
+@pytest.mark.parametrize("held", [("0", "3.00"), ("0.00", "0.01")])
+def test_the_purse_with_money_counts_in_any_order(
+    opened: Open, listed: tuple[str, ...], held: tuple[str, str]
+) -> None:
+    """Of two currencies the one that holds money is reckoned with, wherever it is listed."""
+    with Sandbox(balance=held[0], other=held[1], listed=listed) as api:
+        session = opened(api)
+
+        balance = session.balance()
+
+        assert balance.currency == session.currency == "USD"
+        assert balance.effective == Decimal(held[1])
+
+
+@pytest.mark.parametrize("total", ["-1.00", "NaN", "1e30", "", None, [], "Infinity"])
+def test_an_absurd_figure_is_unknown_and_stops_nothing(opened: Open, total: object) -> None:
+    """A balance that cannot be is unknown, and the next question is sent all the same."""
+    with Sandbox(balance="1.00", decimals=8) as api:
+        session = opened(api)
+        session.balance()
+        infos = [{"currency": "CNY", "total_balance": total}]
+        body = {"is_available": True, "balance_infos": infos}
+        api.script(Reply(body=body), path="/user/balance", forever=True)
+
+        unknown = session.balance()
+        answer = session.ask("Why?", think="off")
+        api.unscript()
+
+        assert unknown.effective is None
+        assert answer.cost == api.billed
+        assert session.balance().effective == api.balance
