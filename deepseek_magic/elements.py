@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .markdown import to_terminal
+from .wire import EXACT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,14 +39,15 @@ def money(value: Decimal | None, currency: str | None, *, rounding: str = ROUND_
     """
     if value is None:
         return "unknown"
-    size = abs(value)
+    size = value.copy_abs()
     if size >= 1 or not size:
         places = 2
     elif size >= Decimal("0.01"):
         places = 3
     else:
         places = 1 - size.adjusted()
-    rounded = value.quantize(Decimal(1).scaleb(-places), rounding)
+    # The notebook's own context may be too small for it.
+    rounded = value.quantize(Decimal(1).scaleb(-places, EXACT), rounding, EXACT)
     whole, _, digits = f"{rounded:,.{places}f}".partition(".")
     number = f"{whole}.{digits.rstrip('0').ljust(2, '0')}"
     return f"{number} {one_line(currency, 20)}" if currency else number
@@ -75,6 +77,20 @@ def duration(seconds: float) -> str:
 def moment(at: datetime) -> str:
     """Write a moment to the second, as the reader's clock shows it."""
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def clock_time(at: datetime, now: datetime) -> str:
+    """Write the reader's time of day, with the day where it is not that of *now*."""
+    local, today = at.astimezone(), now.astimezone().date()
+    names = {-1: "yesterday ", 0: "", 1: "tomorrow "}
+    day = names.get((local.date() - today).days, f"{local:%Y-%m-%d} ")
+    return f"{day}{local:%H:%M}"
+
+
+def week_time(at: datetime, now: datetime) -> str:
+    """Write the reader's time of day, with the day of the week where it is not that of *now*."""
+    local, today = at.astimezone(), now.astimezone().date()
+    return f"{local:%H:%M}" if local.date() == today else f"{local:%A %H:%M}"
 
 
 def count(number: int | None) -> str:

@@ -82,6 +82,12 @@ class OutOfMoney(DeepSeekError):
         """The last known balance; None when it has not been read."""
         self.partial = partial
         """What a job over many rows had when the money ended; else None."""
+        self.unsent = False
+        """Whether a check has refused, before anything was sent."""
+        self.estimate: Any = None
+        """What the question was likely to cost; None when that was not reckoned."""
+        self.steps: tuple[str, ...] = ()
+        """Cheaper ways to ask, one sentence each."""
 
 
 class InsufficientBalance(OutOfMoney):

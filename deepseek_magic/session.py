@@ -6,28 +6,28 @@ The magic, the button and plain Python all come through `Session.stream`.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import random
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import preflight
+from . import limits, preflight, prices
+from .books import Books
+from .clearance import Admitted, Clearance, Terms, estimate_at
 from .client import DEEPSEEK, Client, Model
-from .describe import tokens as tokens_of
+from .elements import clock_time, money
 from .errors import (
-    BrokenAnswer,
-    ConnectionFailed,
     DeepSeekError,
     InsufficientBalance,
     NoKey,
@@ -36,14 +36,19 @@ from .errors import (
     WrongKey,
 )
 from .failures import beside, verdict
+from .home import find_key, ledger_path
 from .ledger import Asked, Keep, Ledger, Outcome, State
-from .prices import Price, cost, price
+from .limits import Cap
 from .purse import Purse
+from .records import Ended, answer_of, as_sent, at_most, price_columns, state_of
 from .top_up import Look, Watch, pauses
-from .wire import EXACT, Answer, Balance, Key, Request, Usage
+from .wire import EXACT, Answer, Balance, CostRange, Key, Request, Usage
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .estimate import Estimate
+    from .limits import Preview
 
 LOG = logging.getLogger("deepseek_magic")
 
@@ -56,6 +61,9 @@ READING_SECONDS = 5.0
 RETRY_AFTER_AT_MOST = 60.0
 """A pause that the API asks for and that is longer than these seconds is the user's to decide."""
 
+CURRENCY_SECONDS = 0.25
+"""How long an account's first question waits for it, at most."""
+
 DAY_SECONDS = 86400.0
 
 FRESH = timedelta(seconds=2)
@@ -63,79 +71,13 @@ FRESH = timedelta(seconds=2)
 DISK_SECONDS = 2.0
 """How long an answer waits for its record to be on disk before it is given out all the same."""
 
+LOOK_SECONDS = 30.0
+"""How often a wait for cheaper hours looks at the clock, at the least: it may be set, or sleep."""
+
 
 def now() -> datetime:
     """Give the time, aware."""
     return datetime.now(UTC)
-
-
-def ledger_path() -> Path:
-    """Give the path of the user's ledger; DEEPSEEK_MAGIC_HOME moves its folder."""
-    if home := os.environ.get("DEEPSEEK_MAGIC_HOME"):
-        return Path(home).expanduser() / "ledger.sqlite"
-    from platformdirs import user_data_path
-
-    return user_data_path("deepseek_magic", appauthor=False) / "ledger.sqlite"
-
-
-def find_key() -> Key | None:
-    """Look for a key in DEEPSEEK_API_KEY, then in the system's keyring if there is one."""
-    if text := os.environ.get("DEEPSEEK_API_KEY", "").strip():
-        return Key(text)
-    try:
-        import keyring
-
-        stored = keyring.get_password("deepseek_magic", "api_key")
-    except Exception as error:  # noqa: BLE001  # no package, no backend, or a locked one
-        LOG.debug("no key from the keyring: %s", type(error).__name__)
-        return None
-    return Key(stored.strip()) if stored else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """A call that has ended: its entry, what came of it, the model asked for, and when."""
-
-    entry: int
-    answer: Answer
-    asked: str
-    at: datetime
-
-    def priced(self, currency: str | None) -> tuple[Answer, Price | None]:
-        """Price the answer: as the model that answered, else as the one that was asked."""
-        models = (self.answer.model or self.asked, self.asked)
-        found = next((p for model in models if (p := price(model, currency, self.at))), None)
-        paid = cost(self.answer.usage, found)
-        return replace(self.answer, cost=paid, currency=currency), found
-
-    def outcome(
-        self, currency: str | None, state: State, error: DeepSeekError | None, at: datetime
-    ) -> tuple[Answer, Outcome]:
-        """Give the priced answer, and what the ledger is told of it."""
-        answer, found = self.priced(currency)
-        return answer, Outcome(
-            state=state,
-            at=at,
-            model=answer.model,
-            seconds=answer.seconds,
-            finish_reason=answer.finish_reason,
-            error=None if error is None else str(error),
-            trace_id=None if error is None else error.trace_id,
-            answer=answer.text or None,
-            reasoning=answer.reasoning or None,
-            **_price_columns(answer, found),
-            **asdict(answer.usage or Usage()),
-        )
-
-
-def _price_columns(answer: Answer, found: Price | None) -> dict[str, Any]:
-    """Give the columns of the ledger that are known once the currency is."""
-    return {
-        "price": f"{found.hit}/{found.miss}/{found.out}" if found else None,
-        "band": found.band if found else None,
-        "currency": answer.currency,
-        "cost": answer.cost,
-    }
 
 
 class Session:
@@ -146,8 +88,10 @@ class Session:
     seconds the API may be silent during an answer. A question that was turned
     away unbilled, by an overloaded API or a network that is down, is asked
     again up to *retries* times, after growing pauses. *currency* is learned
-    from the balance when it is not given. *clock* gives the time, aware, which
-    decides the price. Safe to use from several threads.
+    from the balance when it is not given. *day_limit* is what all kernels together
+    may spend on a day, in that currency; None sets no limit. *prices* are the
+    user's own, per million tokens, as `prices.own_prices` reads them. *clock* gives
+    the time, aware, which decides the price. Safe to use from several threads.
     """
 
     def __init__(
@@ -161,6 +105,8 @@ class Session:
         keep: Keep = "all",
         notebook: str | None = None,
         retries: int = 3,
+        day_limit: object = None,
+        prices: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
         clock: Callable[[], datetime] = now,
     ) -> None:
         self.base_url = base_url or os.environ.get("DEEPSEEK_BASE_URL") or DEEPSEEK
@@ -169,7 +115,7 @@ class Session:
         self.notebook = notebook
         self.ledger = Ledger(ledger_path() if ledger is None else ledger, keep=keep)
         self.spent: dict[str, Decimal] = {}
-        """Known costs of this session's queries, by currency."""
+        """What this session's queries cost, by currency; of a range its likely figure."""
         self.listeners: list[Callable[[], None]] = []
         """Called, from any thread, when a balance was read or a query has ended."""
         self._clock = clock
@@ -179,11 +125,20 @@ class Session:
         self._watch = Watch()
         self.was_refused = False
         """Whether the last answer came after a refusal: a balance known before it is no more."""
-        self._unpriced: list[tuple[_Ended, Outcome]] = []
+        self._unpriced: list[tuple[Ended, Outcome]] = []
+        self._unsure: dict[str, Ended] = {}
+        """Questions that may have been billed although no answer came, by what was sent."""
         self._lock = threading.RLock()
         self._client: Client | None = None
         self._purse: Purse | None = None
+        self._clearance: Clearance | None = None
+        self._books: Books | None = None
+        self._swept = False
         self._closed = False
+        self.day_limit = day_limit
+        self.own_prices = prices
+        self.warn_below: Mapping[str, Decimal] = {}
+        """Under these amounts, by currency, `alerts` warns of a low balance."""
 
     def __repr__(self) -> str:
         return f"Session(base_url={self.base_url!r}, ledger={self.ledger.path!r})"
@@ -209,29 +164,51 @@ class Session:
         return answer
 
     def stream(
-        self, prompt: str | Request, *, cell: str | None = None, **settings: Any
+        self,
+        prompt: str | Request,
+        *,
+        cell: str | None = None,
+        budget: object = None,
+        anyway: bool = False,
+        off_peak: bool = False,
+        **settings: Any,
     ) -> Generator[Answer]:
         """Ask *prompt* and give the growing answer; the last one has its cost.
 
         The settings are `model` ("flash", "pro" or a name of the API's),
         `think` ("off", "low", "high", "max"), `system`, `temperature`, `top_p`,
         `max_tokens`, `stop` and `json`; the API's defaults hold for those not
-        given. *cell* names the place in the ledger. Closing the generator closes
-        the connection; what was received until then is recorded.
+        given. *cell* names the place in the ledger. *budget* is what the question
+        may cost at most, in the account's currency, or a `limits.Cap` that it
+        shares with others; without `max_tokens` it sets one. A question that the
+        limits or the balance do not cover raises `OverLimit` or
+        `InsufficientBalance` before anything is sent, unless *anyway*. With
+        *off_peak* it waits for the cheaper hours. Closing the generator closes the
+        connection; what was received until then is recorded.
         """
-        request = prompt
-        if not isinstance(request, Request):
-            request = preflight.request_of(request, **settings)
+        request = self._request(prompt, settings)
+        terms = Terms(_cap(budget), anyway)
         client = self.client
         if refusal := preflight.refusal(request, client.key):
             raise refusal
-        return self._answers(client, request, cell)
+        return self._answers(client, request, cell, terms, off_peak=off_peak)
 
-    def _answers(self, client: Client, request: Request, cell: str | None) -> Generator[Answer]:
+    def _request(self, prompt: str | Request, settings: dict[str, Any]) -> Request:
+        if isinstance(prompt, Request):
+            return prompt
+        return preflight.request_of(prompt, **settings)
+
+    def _answers(
+        self, client: Client, request: Request, cell: str | None, terms: Terms, *, off_peak: bool
+    ) -> Generator[Answer]:
         """Ask, and ask again after a pause where nothing can have been billed."""
+        if off_peak and (begins := prices.off_peak_from(self._clock())) > self._clock():
+            when = clock_time(begins, self._clock())
+            yield Answer(model=request.model, note=f"Waiting for off-peak hours, from {when}.")
+            self.wait_off_peak()
         for attempt in range(self.retries + 1):
             try:
-                yield from self._once(client, request, cell)
+                yield from self._once(client, request, cell, terms)
             except DeepSeekError as error:
                 pause = _pause(error, attempt) if attempt < self.retries else None
                 if pause is None:
@@ -244,36 +221,41 @@ class Session:
             yield Answer(model=request.model, currency=self.currency, note=note + turn)
             time.sleep(pause)
 
-    def _once(self, client: Client, request: Request, cell: str | None) -> Generator[Answer]:
-        began, sent_at = time.monotonic(), self._clock()
+    def _once(
+        self, client: Client, request: Request, cell: str | None, terms: Terms
+    ) -> Generator[Answer]:
+        began = time.monotonic()
         answer = Answer(model=request.model, currency=self.currency)
         state: State = "interrupted"
         error: DeepSeekError | None = None
-        entry: int | None = None
+        going: Admitted | None = None
         try:
-            entry = self.ledger.ask(self._asked(request, cell, sent_at))
-            if answer.currency is None:
+            if answer.currency is None:  # the first question ever; its price hangs on it
                 self.refresh()
-            with closing(client.stream(request, idle=self.timeout)) as pieces:
+                self.purse.wait(CURRENCY_SECONDS)
+            going = self.clearance.admit(
+                request, terms, lambda sent, at: self._asked(sent, cell, at)
+            )
+            with closing(client.stream(going.call.request, idle=self.timeout)) as pieces:
                 for piece in pieces:
                     answer = answer.plus(piece)
                     yield answer
             error = verdict(request, answer)
-            state = _state(error)
+            state = state_of(error)
             self.was_refused = self._watch.refused_at is not None
             self._watch.paid()
         except DeepSeekError as broken:
-            error, state = broken, _state(broken)
+            error, state = broken, state_of(broken)
         finally:
-            if entry is not None:
+            if going is not None:
                 answer = replace(answer, seconds=time.monotonic() - began)
-                ended = _Ended(entry, answer, request.model, sent_at)
-                answer = self._record(ended, state, error)
+                ended = Ended(going.call, answer, state, self._clock(), error)
+                answer = self._record(ended, going)
         if answer.currency is None and answer.usage is not None:
             answer = self._priced_late(ended)
         if error is not None:
             raise self._with_facts(error, answer)
-        yield answer
+        yield self._with_earlier_try(ended, answer)
 
     def _with_facts(self, error: DeepSeekError, answer: Answer) -> DeepSeekError:
         """Add what had arrived, and for want of money the last known balance."""
@@ -281,13 +263,15 @@ class Session:
             error.answer = answer
         if isinstance(error, OutOfMoney):
             at = self._clock()
-            self.purse.wait(FRESH_SECONDS)
+            if not error.unsent:
+                self.purse.wait(FRESH_SECONDS)
             error.balance = known = self.last_balance
             if isinstance(error, InsufficientBalance):
                 fresh = known and known.read_at and known.read_at >= at - FRESH
                 with self._lock:
                     self._watch.refused(known if fresh else None, time.monotonic())
-                error.args = (beside(str(error), known),)
+                if not error.unsent:
+                    error.args = (beside(str(error), known),)
         return error
 
     def _asked(self, request: Request, cell: str | None, at: datetime) -> Asked:
@@ -296,15 +280,19 @@ class Session:
             account=self.account,
             model=request.model,
             think=request.think,
+            json=request.json,
             notebook=self.notebook,
             cell=cell,
-            request=_as_sent(request),
+            request=as_sent(request),
         )
 
-    def _record(self, ended: _Ended, state: State, error: DeepSeekError | None) -> Answer:
+    def _record(self, ended: Ended, going: Admitted) -> Answer:
         """Write the end of a call down, add it up, and let the balance be read anew."""
-        answer, outcome = ended.outcome(self.currency, state, error, self._clock())
-        written = self.ledger.end(ended.entry, outcome)
+        answer, outcome = ended.outcome(self.currency, self._own)
+        going.settle(answer, billed=ended.state not in {"refused", "failed"})
+        written = self.ledger.end(ended.call.entry, outcome)
+        if ended.is_unsure:
+            self._unsure[_name(ended.call.request)] = ended
         try:
             written.result(DISK_SECONDS)
         except KeyboardInterrupt:  # it is on its way to the disk all the same
@@ -312,21 +300,30 @@ class Session:
             raise
         except Exception as failed:  # noqa: BLE001  # an answer that was paid for is given out
             LOG.info("the record of this answer is not on disk yet: %r", failed)
-        if answer.cost is not None:
-            self._spend(answer)
-        elif answer.currency is None and answer.usage is not None:
+        if answer.currency is None and (answer.usage is not None or ended.is_unsure):
             self._unpriced.append((ended, outcome))
-        LOG.info("query ended: state=%s model=%s cost=%s", state, answer.model, answer.cost)
+        self._spend(answer)
+        LOG.info("query ended: state=%s model=%s cost=%s", ended.state, answer.model, answer.cost)
         self._tell()
         self.refresh()
         return answer
 
-    def _priced_late(self, ended: _Ended) -> Answer:
+    def _with_earlier_try(self, ended: Ended, answer: Answer) -> Answer:
+        """Say that the same question may have been billed before, where its answer never came."""
+        before = self._unsure.pop(_name(ended.call.request), None)
+        if before is None:
+            return answer
+        bound = at_most(before.priced(answer.currency, self._own)[0])
+        most = f", at most {money(bound, answer.currency)}" if bound is not None else ""
+        said = f"an earlier try, at {before.call.at.astimezone():%H:%M}, may have been billed too"
+        return replace(answer, note=said + most)
+
+    def _priced_late(self, ended: Ended) -> Answer:
         """Price a first answer, whose currency is being read."""
         if not self._waited:
             self._waited = True  # once: an endpoint that is silent holds up one answer, not all
             self.purse.wait(READING_SECONDS)
-        return ended.priced(self.currency)[0]
+        return ended.priced(self.currency, self._own)[0]
 
     def _price_waiting(self) -> None:
         """Price what was answered before the currency was known."""
@@ -334,15 +331,18 @@ class Session:
             if self._unpriced and self.currency is not None:
                 waiting, self._unpriced = self._unpriced, []
                 for ended, outcome in waiting:
-                    answer, found = ended.priced(self.currency)
-                    self.ledger.end(ended.entry, replace(outcome, **_price_columns(answer, found)))
+                    answer, found = ended.priced(self.currency, self._own)
+                    priced = replace(outcome, **price_columns(answer, found))
+                    self.ledger.end(ended.call.entry, priced)
                     self._spend(answer)
 
     def _spend(self, answer: Answer) -> None:
-        if answer.cost is not None and answer.currency is not None:
+        span = answer.cost_range
+        paid = answer.cost if span is None else (span.likely or span.low)
+        if paid is not None and answer.currency is not None:
             with self._lock, localcontext(EXACT):
                 before = self.spent.get(answer.currency, Decimal(0))
-                self.spent[answer.currency] = before + answer.cost
+                self.spent[answer.currency] = before + paid
 
     # -- money --------------------------------------------------------------------
 
@@ -370,20 +370,89 @@ class Session:
         if not self._closed:
             self.purse.refresh()
 
-    def likely_cost(self, request: Request) -> Decimal | None:
-        """Give what a question of this kind will probably cost, by the answers so far.
+    @property
+    def day_limit(self) -> Decimal | None:
+        """What all kernels together may spend on a day; None sets no limit."""
+        return self._day_limit
 
-        None while the currency, the price, or the usual length is not known.
+    @day_limit.setter
+    def day_limit(self, value: object) -> None:
+        self._day_limit = limits.read_amount("day_limit", value)
+        if self._clearance is not None:
+            self._clearance.day_limit = self._day_limit
+
+    @property
+    def own_prices(self) -> Mapping[str, Mapping[str, object]]:
+        """The user's own prices, per million tokens; they are stronger than the published ones."""
+        return self._prices
+
+    @own_prices.setter
+    def own_prices(self, value: Mapping[str, Mapping[str, object]]) -> None:
+        self._own = prices.own_prices(value)
+        self._prices = value
+        if self._clearance is not None:
+            self._clearance.own = self._own
+
+    def reprice(self) -> int:
+        """Price the earlier queries whose price was not known then; give their number."""
+        return self.ledger.reprice(self.account, self._price_of, currency=self.currency)
+
+    def _price_of(self, row: Mapping[str, Any]) -> Decimal | CostRange | None:
+        currency = row["currency"] or self.currency
+        found = prices.price(row["model"], currency, row["sent"], own=self._own)
+        last = prices.price(row["model"], currency, row["ended"], own=self._own)
+        return prices.paid(Usage(**{name: row[name] for name in Usage.__slots__}), found, last)
+
+    def estimate(
+        self,
+        prompt: str | Request,
+        *,
+        currency: str | None = None,
+        at: datetime | None = None,
+        **settings: Any,
+    ) -> Estimate:
+        """Reckon tokens and cost of a question before it is asked; sends nothing.
+
+        The settings are those of `stream`. Without *currency* the account's counts,
+        where it is known; *at* is now, if it is not given.
         """
-        out = self.ledger.typical_out(request.model, request.think)
-        if out is None:
-            return None
-        if request.max_tokens is not None:
-            out = min(out, request.max_tokens)
-        tokens = sum(tokens_of(message.content) for message in request.messages)
-        now = self._clock()
-        guess = Usage(tokens, out, prompt_cache_hit_tokens=0, prompt_cache_miss_tokens=tokens)
-        return cost(guess, price(request.model, self.currency, now))
+        request = self._request(prompt, settings)
+        if currency is None:
+            try:
+                currency = self.currency
+            except NoKey:
+                currency = self._currency
+        when = at or self._clock()
+        return estimate_at(self.ledger, request, currency, when, self._own, exactly=True)[0]
+
+    def preview(self, prompt: str | Request, *, budget: object = None, **settings: Any) -> Preview:
+        """Tell what a question would cost and what the checks would say; sends nothing of it.
+
+        Only the balance may be read for it. Needs the account's key.
+        """
+        request, cap = self._request(prompt, settings), _cap(budget)
+        if refusal := preflight.refusal(request, self.client.key):
+            raise refusal
+        return self.clearance.preview(request, cap)
+
+    def wait_off_peak(
+        self,
+        *,
+        told: Callable[[datetime], object] | None = None,
+        stop: threading.Event | None = None,
+    ) -> bool:
+        """Block until the off-peak hours, a few hours at most; True when they have come.
+
+        *told* is called with the moment at which they begin, at each look at the
+        clock. False means that *stop* was set.
+        """
+        stop = stop or threading.Event()
+        while (left := prices.off_peak_from(at := self._clock()) - at) > timedelta(0):
+            if told is not None:
+                told(at + left)
+            if stop.wait(min(left.total_seconds(), LOOK_SECONDS)):
+                return False
+        return True
 
     def wait(
         self,
@@ -437,24 +506,30 @@ class Session:
 
         It was paid for, and costs nothing more.
         """
-        row = self.ledger.kept(self.account, _as_sent(request), since)
+        row = self.ledger.kept(self.account, as_sent(request), since)
         return None if row is None else answer_of(row)
 
-    def usage(self) -> pd.DataFrame:
-        """Add up this account's queries by day, model and notebook, as a DataFrame.
+    def usage(
+        self, by: str | Iterable[str] = ("day", "model", "notebook"), *, days: int | None = None
+    ) -> pd.DataFrame:
+        """Add up this account's queries as a DataFrame, *by* day, model, notebook or cell.
 
-        *cost* is in *currency*; *unpriced* counts queries whose cost is not
-        known and not in the sum.
+        Costs are in *currency*: *cost* is the sum of those that are known to the
+        digit; *cost_low* and *cost_high* bound the sum of all that have a bound,
+        *ranged* of them a range. *unpriced* counts queries of which nothing is
+        known, and which are in no sum. *saved* is what DeepSeek's cache has saved.
+        With *days*, only that many days up to today count.
         """
-        try:
-            import pandas as pd
-        except ImportError:
-            raise DeepSeekError(
-                "Session.usage() gives a DataFrame, and pandas is not installed: pip install pandas"
-            ) from None
-        rows = self.ledger.usage(self.account)
-        names = ("day", "model", "notebook", "currency", "queries", "cost", "unpriced")
-        return pd.DataFrame(rows, columns=[*names, *Usage.__slots__])
+        return self.books.usage(by, days)
+
+    def findings(self) -> list[str]:
+        """Compare what is recorded with the balance over time; say what does not fit, if any."""
+        return self.books.findings()
+
+    def alerts(self) -> list[str]:
+        """Give the warnings that have come up, each once."""
+        self.books.warn_below = self.warn_below
+        return self.books.alerts(self.last_balance)
 
     # -- the account --------------------------------------------------------------
 
@@ -492,6 +567,31 @@ class Session:
                 )
             return self._purse
 
+    @property
+    def clearance(self) -> Clearance:
+        """The checks before a question; made on first use, as it needs the key."""
+        with self._lock:
+            if self._clearance is None:
+                self._sweep()
+                self._clearance = Clearance(self.ledger, self.purse, self.account, self._clock)
+                self._clearance.day_limit, self._clearance.own = self._day_limit, self._own
+            return self._clearance
+
+    def _sweep(self) -> None:
+        """Let go, once, of what calls of ended kernels have reserved."""
+        if not self._swept:
+            self._swept = True
+            self.ledger.sweep(self._clock())
+
+    @property
+    def books(self) -> Books:
+        """What the ledger tells of the account; made on first use, as it needs the key."""
+        with self._lock:
+            if self._books is None:
+                self._sweep()
+                self._books = Books(self.ledger, self.account, self._clock)
+            return self._books
+
     @cached_property
     def account(self) -> str:
         """A short name of the account for the ledger; the key cannot be read from it."""
@@ -520,6 +620,7 @@ class Session:
 
     def _after_reading(self) -> None:
         self._price_waiting()
+        self.books.compare_soon()
         self._tell()
 
     def _tell(self) -> None:
@@ -530,19 +631,16 @@ class Session:
                 LOG.exception("a listener failed")
 
 
-def answer_of(row: Mapping[str, Any]) -> Answer:
-    """Read the answer of an entry of the ledger."""
-    usage = Usage(**{name: row[name] for name in Usage.__slots__})
-    return Answer(
-        text=row["answer"],
-        reasoning=row["reasoning"] or "",
-        usage=None if usage == Usage() else usage,
-        **{n: row[n] for n in ("model", "finish_reason", "cost", "currency", "seconds")},
-    )
+def _name(request: Request) -> str:
+    """Name a question, whatever bound a limit has set to its answer."""
+    return as_sent(replace(request, max_tokens=None))
 
 
-def _as_sent(request: Request) -> str:
-    return json.dumps(request.body(), ensure_ascii=False)
+def _cap(budget: object) -> Cap | None:
+    if isinstance(budget, Cap):
+        return budget
+    found = limits.read_amount("budget", budget)
+    return None if found is None else Cap(found)
 
 
 def _pause(error: DeepSeekError, attempt: int) -> float | None:
@@ -561,17 +659,3 @@ def _hours(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {name}"
     return f"{seconds:.0f} s"
-
-
-def _state(error: DeepSeekError | None) -> State:
-    match error:
-        case None:
-            return "done"
-        case ConnectionFailed():
-            return "failed"
-        case BrokenAnswer():
-            return "partial"
-        case OutOfMoney() | RequestRefused():
-            return "partial" if error.may_be_billed else "refused"
-        case _:
-            return "unusable"

@@ -57,6 +57,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Give the path of a ledger of this test's own."""
+    return tmp_path / "ledger.sqlite"
+
+
+@pytest.fixture
+def open_session(path: Path) -> Iterator[Callable[..., Session]]:
+    """Give a function that opens a session on an account, its ledger on disk."""
+    from deepseek_magic.session import Session
+
+    made: list[Session] = []
+
+    def open_one(api: Sandbox, **settings: Any) -> Session:
+        settings = {"api_key": api.api_key, "base_url": api.base_url, "ledger": path, **settings}
+        made.append(Session(**settings))
+        return made[-1]
+
+    yield open_one
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
 def refused(tmp_path: Path) -> Iterator[Path]:
     """Fail the test when it, or a program it started, tried to reach another host.
 

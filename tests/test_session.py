@@ -36,35 +36,18 @@ from deepseek_magic.errors import (
     UnusableAnswer,
     WrongKey,
 )
+from deepseek_magic.estimate import estimate
+from deepseek_magic.home import find_key, ledger_path
 from deepseek_magic.ledger import Ledger
+from deepseek_magic.records import Call, Ended
 from deepseek_magic.sandbox import Reply, Sandbox
-from deepseek_magic.session import Session, _Ended, find_key, ledger_path
+from deepseek_magic.session import Session
 from deepseek_magic.wire import Answer, Usage, question
 
 PEAK = datetime(2026, 11, 20, 2, tzinfo=UTC)
 """10 o'clock on a Friday in Beijing."""
 CALM = PEAK + timedelta(days=1)
 TALE = "Once upon a time there was a notebook that remembered everything."
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.sqlite"
-
-
-@pytest.fixture
-def open_session(path: Path) -> Iterator[Callable[..., Session]]:
-    """Give a function that opens a session on an account, its ledger on disk."""
-    made: list[Session] = []
-
-    def open_one(api: Sandbox, **settings: Any) -> Session:
-        settings = {"api_key": api.api_key, "base_url": api.base_url, "ledger": path, **settings}
-        made.append(Session(**settings))
-        return made[-1]
-
-    yield open_one
-    for one in made:
-        one.close()
 
 
 def entry_of(session: Session) -> dict[str, Any]:
@@ -284,15 +267,17 @@ def test_usage_that_came_is_priced(session: Session, api: Sandbox, then: Any) ->
 
 
 def test_no_usage_is_no_zero(session: Session, api: Sandbox) -> None:
-    """An answer whose tokens the API did not name is whole, and unpriced."""
+    """An answer whose tokens the API did not name is whole, and its cost lies in a range."""
     api.script(Reply(TALE, then="no-usage"))
 
     answer = session.ask("Tell me a tale.")
 
     assert (answer.text, answer.usage, answer.cost) == (TALE, None, None)
     assert (entry_of(session)["state"], entry_of(session)["cost"]) == ("done", None)
-    assert session.usage()["unpriced"].sum() == 1
-    assert session.spent == {}
+    assert session.usage()[["ranged", "unpriced"]].to_numpy().tolist() == [[1, 0]]
+    assert answer.cost_range is not None
+    assert answer.cost_range.low <= api.billed <= answer.cost_range.high
+    assert session.spent == {"CNY": answer.cost_range.likely}
 
 
 def test_all_tokens_went_into_thinking(session: Session, api: Sandbox) -> None:
@@ -531,14 +516,20 @@ def test_bill_and_account_agree(
         assert session.usage()["cost"].sum() == api.billed
 
 
+def ended(model: str, asked: str) -> Ended:
+    """Make a call of *asked* that ended in an answer of *model*."""
+    request = question("Why?", model=asked)
+    call = Call(1, request, estimate(request, None, None), PEAK)
+    answer = Answer(model=model, usage=Usage(1, 1, 0, 1))
+    return Ended(call, answer, "done", PEAK)
+
+
 def test_a_model_without_a_price() -> None:
     """An answer of a model that is not in the price list is unpriced, not free."""
-    usage = Usage(1, 1, 0, 1)
+    unknown, _ = ended("deepseek-v9", "v9").priced("CNY", ())
+    known, _ = ended("deepseek-flash", "v9").priced("CNY", ())
 
-    unknown, _ = _Ended(1, Answer(model="deepseek-v9", usage=usage), "v9", PEAK).priced("CNY")
-    known, _ = _Ended(1, Answer(model="deepseek-flash", usage=usage), "v9", PEAK).priced("CNY")
-
-    assert (unknown.cost, unknown.currency) == (None, "CNY")
+    assert (unknown.cost, unknown.cost_range, unknown.currency) == (None, None, "CNY")
     assert (known.cost, known.currency) == (Decimal("0.00001"), "CNY")
 
 
@@ -764,13 +755,15 @@ def test_listeners_are_told(session: Session, caplog: pytest.LogCaptureFixture) 
 def test_likely_cost(session: Session, api: Sandbox) -> None:
     """What a question will probably cost is known once answers of its kind have come."""
     request = question("Why?", think="off")
-    assert session.likely_cost(request) is None
+    first = session.estimate(request)
     session.ask(request)
 
-    likely = session.likely_cost(request)
+    then = session.estimate(request).cost
 
-    assert likely is not None
-    assert api.billed / 2 < likely < api.billed * 2
+    assert first.cost is None
+    assert then is not None
+    assert then.likely is not None
+    assert api.billed / 2 < then.likely < api.billed * 2
 
 
 # -- the ledger in the way ------------------------------------------------------------

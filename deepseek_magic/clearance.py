@@ -1,0 +1,268 @@
+"""May a question go out? The facts of the account, the checks on them, and what is reserved.
+
+A check uses the last reading of the balance. It waits for a fresh one only where
+that can change what it says.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal, localcontext
+from typing import TYPE_CHECKING
+
+from . import limits, prices
+from .errors import DeepSeekError, OutOfMoney, OverLimit, WrongKey
+from .estimate import estimate, worst
+from .limits import Cap, Facts, Preview
+from .prices import BEIJING, PEAK_HOURS, Price
+from .records import Call, at_most
+from .wire import EXACT, Answer, Request
+
+if TYPE_CHECKING:
+    from .estimate import Estimate
+    from .ledger import Asked, Ledger
+    from .purse import Purse
+
+LOG = logging.getLogger("deepseek_magic")
+
+OLD = timedelta(hours=1)
+"""A reading of the balance that is older is read anew before a question."""
+JUST_READ = timedelta(seconds=5)
+READ_SECONDS = 3.0
+"""How long a check waits for a reading, at most; what comes later is unknown to it."""
+LONG_ANSWER = timedelta(hours=3)
+"""A change of the hours within this time may decide the price of an answer that begins now."""
+TRIES = 20
+"""How often a question that others overtake looks for room under the limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What one question may spend: no more than *cap*; *anyway* asks no check."""
+
+    cap: Cap | None = None
+    anyway: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A question that may go out, and what it has *reserved* of its cap."""
+
+    call: Call
+    reserved: Decimal
+    cap: Cap | None
+
+    def settle(self, answer: Answer, *, billed: bool) -> None:
+        """Give back what was reserved and not spent; what may have been billed counts in full."""
+        if self.cap is not None:
+            paid = at_most(answer)
+            if paid is None:
+                paid = self.reserved if billed else Decimal(0)
+            self.cap.settle(self.reserved, paid)
+
+
+class Clearance:
+    """The checks of one *account*, against its *ledger* and its *purse*."""
+
+    def __init__(
+        self, ledger: Ledger, purse: Purse, account: str, clock: Callable[[], datetime]
+    ) -> None:
+        self.day_limit: Decimal | None = None
+        self.own: Sequence[Price] = ()
+        self._ledger = ledger
+        self._purse = purse
+        self._account = account
+        self._clock = clock
+
+    def admit(
+        self, request: Request, terms: Terms, asked: Callable[[Request, datetime], Asked]
+    ) -> Admitted:
+        """Note in the ledger that *request* goes out, or raise the reason why it may not.
+
+        A request without `max_tokens` gets one where a limit asks for it. *asked*
+        makes its record.
+        """
+        limited = terms.cap is not None or self.day_limit is not None
+        if limited and self._purse.currency is None:
+            self._learn_currency()
+        for _ in range(TRIES):
+            facts = self._facts(request, terms.cap)
+            refusal = None if terms.anyway else limits.refusal(facts)
+            if refusal is not None:
+                raise self._with_steps(refusal, facts)
+            self._log(facts)
+            if (admitted := self._reserve(facts, terms, asked)) is not None:
+                return admitted
+        raise OverLimit(
+            "Too many questions ask for what is left of the limit at the same moment. Nothing was "
+            "sent of this one. Send it again."
+        )
+
+    def _reserve(
+        self, facts: Facts, terms: Terms, asked: Callable[[Request, datetime], Asked]
+    ) -> Admitted | None:
+        """Reserve the worst case, everywhere or nowhere; None where others were quicker."""
+        request, guess = facts.request, facts.estimate
+        if not terms.anyway and (bounded := limits.bounded(facts)) != request:
+            request, guess = bounded, self.estimate(bounded, facts.at)
+        most = guess.worst or Decimal(0)
+        if terms.cap is not None and not terms.cap.reserve(most):
+            if not terms.anyway:
+                return None
+            terms.cap.settle(Decimal(0), most)
+        note = replace(
+            asked(facts.request, facts.at), currency=facts.currency, reserved=guess.worst
+        )
+        entry: int | None = None
+        try:
+            entry = self._note(note, anyway=terms.anyway)
+        finally:
+            if entry is None and terms.cap is not None:
+                terms.cap.settle(most, Decimal(0))
+        if entry is None:
+            return None
+        return Admitted(Call(entry, request, guess, facts.at), most, terms.cap)
+
+    def _note(self, asked: Asked, *, anyway: bool) -> int | None:
+        if anyway or self.day_limit is None:
+            return self._ledger.ask(asked)
+        return self._ledger.reserve(asked, self.day_limit).entry
+
+    def _log(self, facts: Facts) -> None:
+        """Log the state of the money before a question: one line, without its words."""
+        known, usual = facts.balance, facts.estimate.cost
+        LOG.info(
+            "before a query: model=%s think=%s tokens_in=%d cost=%s..%s worst=%s currency=%s "
+            "balance=%s read_at=%s band=%s budget_left=%s day_left=%s",
+            facts.request.model,
+            facts.request.think,
+            facts.estimate.tokens_in.likely,
+            usual and usual.low,
+            usual and usual.high,
+            facts.estimate.worst,
+            facts.currency,
+            known and known.effective,
+            known and known.read_at and known.read_at.isoformat(timespec="seconds"),
+            prices.band(facts.at),
+            facts.budget,
+            facts.day_left,
+        )
+
+    # -- the facts ----------------------------------------------------------------
+
+    def estimate(self, request: Request, at: datetime) -> Estimate:
+        """Reckon what *request* will cost at the moment *at*."""
+        return estimate_at(self._ledger, request, self._purse.currency, at, self.own)[0]
+
+    def _facts(self, request: Request, cap: Cap | None, *, exactly: bool = False) -> Facts:
+        at, currency = self._clock(), self._purse.currency
+        guess, dear = estimate_at(self._ledger, request, currency, at, self.own, exactly=exactly)
+        facts = Facts(
+            request=request,
+            estimate=guess,
+            dear=dear,
+            at=at,
+            currency=currency,
+            balance=self._purse.known,
+            budget=None if cap is None else cap.left,
+            day_limit=self.day_limit,
+        )
+        if self.day_limit is not None and facts.currency is not None:
+            facts = self._with_day(facts, self.day_limit, facts.currency)
+        if self._wants_reading(facts):
+            self._purse.refresh()
+            self._purse.wait(READ_SECONDS)
+            facts = replace(facts, balance=self._purse.known)
+        return facts
+
+    def _with_day(self, facts: Facts, limit: Decimal, currency: str) -> Facts:
+        today = self._ledger.today(
+            self._account, facts.at.astimezone().date().isoformat(), currency
+        )
+        if today is None:
+            return replace(facts, day_known=False)
+        with localcontext(EXACT):
+            return replace(facts, day_left=limit - today.spent - today.under_way)
+
+    def _wants_reading(self, facts: Facts) -> bool:
+        """Tell whether a fresh reading may change what the checks say."""
+        known = facts.balance
+        if known is None or not known.effective:
+            return False  # nothing is refused for it
+        if limits.is_old(known, facts.at, OLD):
+            return True
+        return limits.is_near(facts) and limits.is_old(known, facts.at, JUST_READ)
+
+    def _learn_currency(self) -> None:
+        try:
+            self._purse.read()
+        except WrongKey:
+            raise
+        except DeepSeekError as error:
+            LOG.info("the currency is not known: %s", error)
+
+    def _with_steps(self, refusal: OutOfMoney, facts: Facts) -> OutOfMoney:
+        refusal.steps = limits.cheaper(facts, self.estimate)
+        return refusal
+
+    # -- a dry run ----------------------------------------------------------------
+
+    def preview(self, request: Request, cap: Cap | None) -> Preview:
+        """Tell all that is known of *request*; sends nothing but, if need be, for the balance."""
+        if self._purse.known is None:
+            self._purse.refresh()
+            self._purse.wait(READ_SECONDS)
+        facts = self._facts(request, cap, exactly=True)
+        changes, _ = prices.next_change(facts.at)
+        return Preview(
+            request=limits.bounded(facts),
+            estimate=facts.estimate,
+            band=prices.band(facts.at),
+            changes=changes,
+            other=estimate_at(
+                self._ledger, request, facts.currency, changes, self.own, exactly=True
+            )[0],
+            balance=facts.balance,
+            currency=facts.currency,
+            covers=limits.covers(facts.balance, facts.estimate),
+            budget=facts.budget,
+            day_limit=facts.day_limit,
+            day_left=facts.day_left,
+            refusal=limits.refusal(facts),
+            steps=limits.cheaper(facts, self.estimate),
+        )
+
+
+def estimate_at(
+    ledger: Ledger,
+    request: Request,
+    currency: str | None,
+    at: datetime,
+    own: Sequence[Price],
+    *,
+    exactly: bool = False,
+) -> tuple[Estimate, Price | None]:
+    """Reckon what *request* will cost at the moment *at*, and find the price of its worst case.
+
+    A price that will change soon may be the one that counts. Counting tokens
+    *exactly* takes its time.
+    """
+    size = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
+    model = prices.price_list().aliases.get(request.model, request.model)
+    past = ledger.past(model, request.think, json=request.json, tokens_in=size // 4)
+    price = prices.price(request.model, currency, at, own=own)
+    ahead = (prices.price(request.model, currency, when, own=own) for when in _peaks_ahead(at))
+    dear = max((p for p in (price, *ahead) if p is not None), key=lambda p: p.out, default=None)
+    guess = estimate(request, price, past, exactly=exactly)
+    if dear is not None and dear is not price:
+        guess = replace(guess, worst=worst(request, dear))
+    return guess, dear
+
+
+def _peaks_ahead(at: datetime) -> list[datetime]:
+    local = at.astimezone(BEIJING)
+    begins = (datetime.combine(local.date(), start, BEIJING) for start, _ in PEAK_HOURS)
+    return [start for start in begins if local < start <= local + LONG_ANSWER]

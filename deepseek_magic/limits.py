@@ -1,0 +1,346 @@
+"""Does the money do? Small checks from facts to a refusal or none, and what would be cheaper.
+
+Nothing here asks the network or the ledger: the facts are gathered by the session.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import ROUND_DOWN, Decimal, localcontext
+from numbers import Real
+from typing import TYPE_CHECKING
+
+from .elements import at_least, clock_time, money
+from .errors import InsufficientBalance, InvalidOption, OutOfMoney, OverLimit, one_line
+from .estimate import affordable
+from .prices import Band, off_peak_from
+from .wire import EXACT, SHORT_NAMES, Balance, Request, amount
+
+if TYPE_CHECKING:
+    from .estimate import Estimate
+    from .prices import Price
+
+NEAR = 3
+"""A balance under so many times the likely cost is near enough to be read once more."""
+
+
+class Cap:
+    """Money that may be spent and not more, by several questions at once.
+
+    What a question may cost is reserved before it is sent and given back when
+    its cost is known. Safe to use from several threads.
+    """
+
+    def __init__(self, amount: Decimal) -> None:
+        self.amount = amount
+        self._taken = Decimal(0)
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Cap({self.amount}, left={self.left})"
+
+    @property
+    def left(self) -> Decimal:
+        """What is neither spent nor reserved."""
+        with self._lock, localcontext(EXACT):
+            return self.amount - self._taken
+
+    def reserve(self, amount: Decimal) -> bool:
+        """Take *amount*, if so much is left."""
+        with self._lock, localcontext(EXACT):
+            if self._taken + amount > self.amount:
+                return False
+            self._taken += amount
+            return True
+
+    def settle(self, reserved: Decimal, paid: Decimal) -> None:
+        """Give back what was *reserved*, less what was *paid* at most."""
+        with self._lock, localcontext(EXACT):
+            self._taken += paid - reserved
+
+
+def read_amount(name: str, value: object) -> Decimal | None:
+    """Read an amount of money that is a limit; None, for no limit, stays None."""
+    if value is None:
+        return None
+    number = str(value) if isinstance(value, Real) and not isinstance(value, bool) else value
+    found = amount(number)
+    if found is None:
+        raise InvalidOption(
+            f"`{name}` cannot be {one_line(repr(value), 60)}; it is an amount in the account's "
+            "currency, such as '0.50'. Nothing was sent."
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a question before it is sent.
+
+    Amounts are in *currency*. *dear* is the price of the worst case. *balance* is
+    the last known one. *budget* is what is left of the cell's, *day_left* of the
+    *day_limit*; None where there is no such limit. *day_known* is False when the
+    ledger could not tell.
+    """
+
+    request: Request
+    estimate: Estimate
+    at: datetime
+    currency: str | None
+    dear: Price | None = None
+    balance: Balance | None = None
+    budget: Decimal | None = None
+    day_limit: Decimal | None = None
+    day_left: Decimal | None = None
+    day_known: bool = True
+
+    @property
+    def limit(self) -> Decimal | None:
+        """The narrowest of the user's own limits; None without any."""
+        known = [left for left in (self.budget, self.day_left) if left is not None]
+        return min(known, default=None)
+
+    @property
+    def needed(self) -> Decimal | None:
+        """What the question will probably cost, at the least; None when it is not known."""
+        usual = self.estimate.cost
+        if usual is None:
+            return None
+        return usual.low if usual.likely is None else usual.likely
+
+
+# The checks
+
+
+def _unknown(facts: Facts) -> OutOfMoney | None:
+    """Refuse to guess where the user has set a limit."""
+    if facts.budget is None and facts.day_limit is None:
+        return None
+    way_out = "or send it all the same: --anyway (anyway=True in Python)"
+    if facts.currency is None:
+        return OverLimit(
+            "There is a limit, and the account's currency is not known, since its balance could "
+            f"not be read. Nothing was sent. Try again, {way_out}"
+        )
+    if facts.estimate.worst is None:
+        name = facts.request.model
+        return OverLimit(
+            f"There is a limit, and the price of {one_line(name, 60)!r} in {facts.currency} is not "
+            f"known. Nothing was sent. Set it: %deepseek prices --set {one_line(name, 60)} "
+            f"{facts.currency} HIT MISS OUT, {way_out}"
+        )
+    if not facts.day_known:
+        return OverLimit(
+            "There is a limit for the day, and the ledger cannot tell what was spent today. "
+            f"Nothing was sent. Try again, {way_out}"
+        )
+    return None
+
+
+def _over_budget(facts: Facts) -> OutOfMoney | None:
+    if facts.budget is None or not _passes(facts, facts.budget):
+        return None
+    return OverLimit(
+        f"This question {_may_cost(facts, facts.budget)}, and its budget has "
+        f"{at_least(facts.budget, facts.currency)} left. Nothing was sent. Raise --budget, "
+        f"{_shorter(facts)}or send it all the same: --anyway"
+    )
+
+
+def _over_day(facts: Facts) -> OutOfMoney | None:
+    left = facts.day_left
+    if left is None or not _passes(facts, left):
+        return None
+    limit = facts.day_limit or Decimal(0)
+    return OverLimit(
+        f"This question {_may_cost(facts, left)}, and {at_least(max(left, Decimal(0)), None)} of "
+        f"{money(limit, facts.currency)} is left for today. Nothing was sent. "
+        f"{_shorter(facts).capitalize()}raise it: %config DeepSeekMagics.day_limit = "
+        f"'{_round_up(limit)}', or send it all the same: --anyway"
+    )
+
+
+def _too_little(facts: Facts) -> OutOfMoney | None:
+    """Refuse what the balance does not cover; an empty one is the API's to tell, for nothing."""
+    left = facts.balance.effective if facts.balance else None
+    needed = facts.needed
+    if left is None or needed is None or not 0 < left < needed:
+        return None
+    least = "at least" if facts.estimate.cost and facts.estimate.cost.likely is None else "about"
+    return InsufficientBalance(
+        f"This question costs {least} {money(needed, facts.currency)}, and "
+        f"{at_least(left, facts.currency)} is left. Nothing was sent. Top up, or send it all the "
+        "same: --anyway",
+        balance=facts.balance,
+    )
+
+
+CHECKS: tuple[Callable[[Facts], OutOfMoney | None], ...] = (
+    _unknown,
+    _over_budget,
+    _over_day,
+    _too_little,
+)
+
+
+def refusal(facts: Facts) -> OutOfMoney | None:
+    """Give the first reason not to send a question, with its figures; None when it may go."""
+    for check in CHECKS:
+        if (error := check(facts)) is not None:
+            error.unsent, error.estimate = True, facts.estimate
+            error.balance = error.balance or facts.balance
+            return error
+    return None
+
+
+def _passes(facts: Facts, left: Decimal) -> bool:
+    """Tell whether the question may cost more than is *left*, or will without a bound of its own.
+
+    A question without `max_tokens` gets one that keeps it within the limit, if
+    that leaves room for a usual answer.
+    """
+    estimate, price = facts.estimate, facts.dear
+    if estimate.worst is None or estimate.worst <= left:
+        return False
+    if facts.request.max_tokens is not None or price is None:
+        return True
+    room = affordable(facts.request, price, left)
+    return room is None or room < (estimate.likely_out or 1)
+
+
+def bounded(facts: Facts) -> Request:
+    """Give the request with a `max_tokens` that keeps its worst case within the limits."""
+    worst, price, limit = facts.estimate.worst, facts.dear, facts.limit
+    if limit is None or worst is None or price is None or worst <= limit:
+        return facts.request
+    room = affordable(facts.request, price, limit)
+    return facts.request if room is None else replace(facts.request, max_tokens=room)
+
+
+def _may_cost(facts: Facts, left: Decimal) -> str:
+    """Say what of the estimate does not fit into what is *left*."""
+    usual, worst, currency = facts.estimate.cost, facts.estimate.worst, facts.currency
+    if usual is not None and usual.likely is not None and usual.likely > left:
+        return f"usually costs about {money(usual.likely, currency)}"
+    if usual is not None and usual.low > left:
+        return f"costs at least {money(usual.low, currency)}"
+    return f"may cost {money(worst, currency)}"
+
+
+def _shorter(facts: Facts) -> str:
+    return "lower --max-tokens, " if facts.request.max_tokens is not None else "shorten it, "
+
+
+def _round_up(limit: Decimal) -> str:
+    """Suggest twice a limit, as text to paste."""
+    return f"{max(2 * limit, Decimal('0.01')).normalize():f}"
+
+
+# What would be cheaper
+
+
+def cheaper(
+    facts: Facts, ask: Callable[[Request, datetime], Estimate], *, thinking_off: bool = True
+) -> tuple[str, ...]:
+    """Name the cheaper ways to ask the same, one sentence each, with their likely cost.
+
+    *ask* estimates another request at another time.
+    """
+    said = [_other_model(facts, ask), _less_thinking(facts, ask) if thinking_off else None]
+    return tuple(way for way in (*said, _later(facts, ask)) if way is not None)
+
+
+def _other_model(facts: Facts, ask: Callable[[Request, datetime], Estimate]) -> str | None:
+    flash = SHORT_NAMES["flash"]
+    if facts.request.model != SHORT_NAMES["pro"]:
+        return None
+    other = ask(replace(facts.request, model=flash), facts.at)
+    return f"The other model costs {_less(facts, other)}: -m flash"
+
+
+def _less_thinking(facts: Facts, ask: Callable[[Request, datetime], Estimate]) -> str | None:
+    if not facts.request.thinks:
+        return None
+    other = ask(replace(facts.request, think="off"), facts.at)
+    if _likely(other) is None:
+        return "Thinking is billed as output; without it answers are shorter: --think off"
+    return f"Without thinking it costs {_less(facts, other)}: --think off"
+
+
+def _later(facts: Facts, ask: Callable[[Request, datetime], Estimate]) -> str | None:
+    begins = off_peak_from(facts.at)
+    if begins <= facts.at:
+        return None
+    other = ask(facts.request, begins)
+    when = clock_time(begins, facts.at)
+    return f"Off-peak, from {when} your time, it costs {_less(facts, other)}: --off-peak"
+
+
+def _likely(estimate: Estimate) -> Decimal | None:
+    return None if estimate.cost is None else estimate.cost.likely
+
+
+def _less(facts: Facts, other: Estimate) -> str:
+    """Compare the cost of another way with this one's."""
+    mine, its = _likely(facts.estimate), _likely(other)
+    if its is not None and mine is not None:
+        return f"about {money(its, facts.currency)} instead of {money(mine, facts.currency)}"
+    if (share := _share(facts.estimate.price, other.price)) is not None:
+        return f"{share} per token"
+    return "less"
+
+
+def _share(mine: Price | None, its: Price | None) -> str | None:
+    if mine is None or its is None or not mine.out or its.out >= mine.out:
+        return None
+    return f"{its.out / mine.out:.0%} of it"
+
+
+# Before sending
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """All that is known of a question before it is sent, for a dry run.
+
+    *other* is the estimate in the hours that come next, from *changes* on. *covers*
+    says how many such questions the balance pays for; None when that is not known.
+    *refusal* is what a check would say, *steps* what would be cheaper.
+    """
+
+    request: Request
+    estimate: Estimate
+    band: Band
+    changes: datetime
+    other: Estimate
+    balance: Balance | None
+    currency: str | None
+    covers: int | None
+    budget: Decimal | None
+    day_limit: Decimal | None
+    day_left: Decimal | None
+    refusal: OutOfMoney | None
+    steps: tuple[str, ...]
+
+
+def covers(balance: Balance | None, estimate: Estimate) -> int | None:
+    """Tell how many questions like this the *balance* pays for."""
+    left, likely = balance.effective if balance else None, _likely(estimate)
+    if left is None or not likely:
+        return None
+    with localcontext(EXACT):
+        return int((left / likely).to_integral_value(ROUND_DOWN))
+
+
+def is_near(facts: Facts) -> bool:
+    """Tell whether the balance is so near to what is needed that it is worth a fresh reading."""
+    left, needed = facts.balance.effective if facts.balance else None, facts.needed
+    return left is not None and needed is not None and left < NEAR * needed
+
+
+def is_old(balance: Balance | None, at: datetime, age: timedelta) -> bool:
+    """Tell whether *balance* was read longer ago than *age*."""
+    return balance is None or balance.read_at is None or at - balance.read_at > age
