@@ -7,30 +7,32 @@ came of it. A word that is wrong is one line, and does nothing.
 from __future__ import annotations
 
 import shlex
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from .elements import at_least, money
-from .errors import DeepSeekError, InvalidOption, nearest, one_line
+from .errors import DeepSeekError, InvalidOption, NoKey, nearest, one_line
 from .options import help_text
-from .wire import Key, amount
+from .wire import SHORT_NAMES, Key, amount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from decimal import Decimal
 
+    from .elements import Shown
     from .ledger import Pending
     from .workspace import Workspace
 
 SUBCOMMANDS = {
     "balance": "show what is left; it follows every query",
-    "usage": "add up queries, tokens and cost by day, model and notebook",
+    "usage": "[--by day,model,notebook,cell] [--days N] add up what was spent, or --notebook FILE",
     "answers": "[N] list the newest answers that are kept, or show one again for nothing",
     "pending": "show the cells that wait for money (forget N or all: let them go)",
     "rerun": "[N or all] ask again, or run again, the cells that wait for money",
     "wait": "[MINUTES] block until there is money on the account",
     "models": "list the models that the API offers now",
-    "prices": "show the prices of this hour, their date and source",
+    "prices": "show the prices, or --set MODEL CURRENCY HIT MISS OUT, or --unset MODEL",
     "login": "type the key in, hidden (--save keeps it in the system's keyring)",
     "sandbox": "on [AMOUNT CURRENCY] [-o NAME], top-up AMOUNT, fail WHAT, off: a simulated account",
     "guard": "on or off: show the notice below ordinary cells that meet an empty balance",
@@ -46,14 +48,17 @@ FAILURES: dict[str, dict[str, Any]] = {
 }
 """What the sandbox can be told to fail with; for each the fields of its `Reply`."""
 NEXT_WORDS = {
-    "sandbox": ("on", "top-up", "fail", "off"),
-    "login": ("--save",),
-    "rerun": ("all",),
-} | {
     "guard": ("on", "off"),
+    "login": ("--save",),
     "pending": ("forget",),
+    "prices": ("--set", "--unset"),
+    "rerun": ("all",),
+    "sandbox": ("on", "top-up", "fail", "off"),
+    "usage": ("--by", "--days", "--notebook"),
 }
 """What can follow a subcommand."""
+MOST_DAYS = 3660
+"""The longest time that usage is asked for in days."""
 
 
 def manual() -> str:
@@ -67,6 +72,7 @@ class Host(Protocol):
     """What the subcommands need of the magics."""
 
     guard: Any
+    prices: Any
     wait_hours: Any
 
     @property
@@ -109,19 +115,29 @@ class Commands:
         self._host.workspace.show_balance()
 
     def do_usage(self, *rest: str) -> None:
-        """Add up what was spent."""
-        _no_more("usage", rest)
-        from . import tables
+        """Add up what was spent, by the ledger or by what a saved notebook shows."""
+        from . import chart, spending
 
+        flags = _flags("usage", rest, {"--by": "day,model", "--days": "7", "--notebook": "a.ipynb"})
+        publish = self._host.workspace.notices.publish
+        if "--notebook" in flags:
+            publish(_of_notebook(flags))
+            return
+        today = datetime.now().astimezone().date()
+        by = _by(flags.get("--by", []), spending.BY) or spending.DEFAULT_BY
+        days = _number_of_days(flags.get("--days", []))
+        since = None if days is None else today - timedelta(days=days - 1)
         session = self._host.workspace.session
-        self._host.workspace.notices.publish(
-            tables.usage_shown(session.ledger.usage(session.account))
-        )
+        rows = session.ledger.usage(session.account, by=by, since=since)
+        if not rows and days is not None:
+            publish(spending.nothing_shown(days))
+            return
+        drawn = today - timedelta(days=min(days or chart.MOST_DAYS, chart.MOST_DAYS) - 1)
+        of_days = session.ledger.usage(session.account, by=("day", "model"), since=drawn)
+        publish(spending.usage_shown(rows, by, chart.picture(of_days, today, days)))
 
     def do_answers(self, *rest: str) -> None:
         """List the answers that the ledger keeps, or show one of them again."""
-        from datetime import UTC, datetime
-
         from . import tables
 
         session, workspace = self._host.workspace.session, self._host.workspace
@@ -228,16 +244,81 @@ class Commands:
         )
 
     def do_prices(self, *rest: str) -> None:
-        """Show the prices of this hour."""
-        from datetime import UTC, datetime
+        """Show the prices of this hour, or set and unset a price of the user's own."""
+        match rest:
+            case ():
+                self._show_prices()
+            case ("--set", model, currency, *figures) if len(figures) in {3, 6}:
+                self._set_price(SHORT_NAMES.get(model, model), currency.upper(), figures)
+            case ("--unset", model):
+                self._unset_price(SHORT_NAMES.get(model, model))
+            case _:
+                raise InvalidOption(
+                    "%deepseek prices takes nothing more, or --set MODEL CURRENCY and the price of "
+                    "a million tokens: HIT MISS OUT (input from the cache, other input, output; "
+                    "once more for peak hours), or --unset MODEL, for example: %deepseek prices "
+                    "--set my-model CNY 0.02 1 4"
+                )
 
+    def _show_prices(self) -> None:
         from . import prices, tables
 
-        _no_more("prices", rest)
-        now = datetime.now(UTC)
-        known = prices.price_list()
+        now, known = datetime.now(UTC), prices.price_list()
         self._host.workspace.notices.publish(
-            tables.prices_shown(prices.prices_of_day(now), now, known.checked, known.source)
+            tables.prices_shown(
+                prices.prices_of_day(now),
+                now,
+                known.checked,
+                known.source,
+                own=prices.own_prices(self._host.prices),
+                changes=prices.next_change(now),
+            )
+        )
+
+    def _set_price(self, model: str, currency: str, figures: Sequence[str]) -> None:
+        from .prices import own_prices
+
+        others, before = _parted(self._host.prices, model)
+        given = {currency: " ".join(figures)}
+        own_prices({model: given})
+        self._host.prices = {**others, model: {**before, **given}}
+        priced = self._repriced()
+        print(
+            f"A million tokens of {one_line(model, 60)}: {_in_words(figures, currency)}."
+            + (f" {_were_unpriced(priced)} a cost now." if priced else "")
+            + f"\n{self._to_keep()}"
+        )
+
+    def _unset_price(self, model: str) -> None:
+        others, before = _parted(self._host.prices, model)
+        if not before:
+            near = nearest(model, others)
+            hint = f" Did you mean {one_line(near, 60)}?" if near else ""
+            raise InvalidOption(
+                f"No price of your own is set for {one_line(model, 60)!r}; nothing has changed."
+                f"{hint} All prices: %deepseek prices"
+            )
+        self._host.prices = others
+        print(
+            f"The price you set for {one_line(model, 60)} is gone. What was priced with it keeps "
+            f"its cost.\n{self._to_keep()}"
+        )
+
+    def _repriced(self) -> int:
+        """Price what was unpriced; without a key there is no account to look at."""
+        session = self._host.workspace.session
+        session.own_prices = self._host.prices
+        try:
+            return session.reprice()
+        except NoKey:
+            return 0
+
+    def _to_keep(self) -> str:
+        own = {model: dict(table) for model, table in self._host.prices.items()}
+        return (
+            "This holds for this notebook. To keep it, write this line into ipython_config.py, "
+            "which `ipython profile create` makes:\n"
+            f"c.{type(self._host).__name__}.prices = {own!r}"
         )
 
     def do_login(self, *rest: str) -> None:
@@ -335,6 +416,111 @@ class Commands:
             for name, trait in sorted(self._host.traits(config=True).items())
         ]
         self._host.workspace.notices.publish(tables.settings_shown(type(self._host).__name__, rows))
+
+
+def _flags(name: str, rest: Sequence[str], known: Mapping[str, str]) -> dict[str, list[str]]:
+    """Read flags and the words that follow each; *known* has an example for every flag."""
+    found: dict[str, list[str]] = {}
+    values: list[str] | None = None
+    for word in rest:
+        is_flag = word.startswith("-") and not word[1:2].isdecimal()
+        flag, equals, value = word.partition("=") if is_flag else ("", "", "")
+        if flag in known and flag not in found:
+            values = found[flag] = [value] if equals else []
+        elif flag or values is None:
+            _no_such_flag(name, word, flag in found, known)
+        else:
+            values.append(word)
+    for flag, words in found.items():
+        if not any(words):
+            raise InvalidOption(
+                f"{flag} needs a value, for example: %deepseek {name} {flag} {known[flag]}"
+            )
+    return found
+
+
+def _no_such_flag(name: str, word: str, twice: bool, known: Mapping[str, str]) -> NoReturn:
+    if twice:
+        raise InvalidOption(f"{one_line(word, 40)} stands there twice; leave one out.")
+    *most, last = known
+    near = nearest(word, known)
+    raise InvalidOption(
+        f"%deepseek {name} takes {', '.join(most)} and {last}, and {one_line(word, 40)!r} is none "
+        f"of them.{f' Did you mean {near}?' if near else ''} For example: %deepseek {name} "
+        f"{most[0]} {known[most[0]]}"
+    )
+
+
+def _by(words: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Read what is added up by: names, with commas or blanks between them."""
+    names = [name for word in words for name in word.split(",") if name]
+    for name in names:
+        if name not in known:
+            near = nearest(name, known)
+            raise InvalidOption(
+                f"Usage is not added up by {one_line(name, 40)!r}, only by {', '.join(known)}."
+                f"{f' Did you mean {near}?' if near else ''} For example: %deepseek usage --by "
+                "day,model"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def _number_of_days(words: Sequence[str]) -> int | None:
+    if not words:
+        return None
+    text = " ".join(words)
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_DAYS):
+        raise InvalidOption(
+            f"--days takes a number of days from 1 to {MOST_DAYS:,}, and {one_line(text, 40)!r} is "
+            "none. For example: %deepseek usage --days 7"
+        )
+    return int(text)
+
+
+def _of_notebook(flags: Mapping[str, Sequence[str]]) -> Shown:
+    from . import spending, stamps
+
+    if len(flags) > 1:
+        raise InvalidOption(
+            "--notebook adds up by model what a file shows, and goes with no other flag. The "
+            "ledger knows more: %deepseek usage --by notebook,day"
+        )
+    if len(flags["--notebook"]) > 1:
+        raise InvalidOption(
+            "--notebook takes one file. Where its name has blanks, put it in quotes: %deepseek "
+            'usage --notebook "my notebook.ipynb"'
+        )
+    path = Path(flags["--notebook"][0])
+    found = stamps.of_file(path)
+    return spending.notebook_shown(found, stamps.by_model(found.stamps), path.name)
+
+
+def _parted(
+    table: Mapping[str, Mapping[str, Any]], model: str
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Give the prices of other models, and those of *model*, also where it has its short name."""
+    others: dict[str, dict[str, Any]] = {}
+    own: dict[str, Any] = {}
+    for name, entries in table.items():
+        if SHORT_NAMES.get(name.strip(), name.strip()) == model:
+            own |= {currency.strip().upper(): price for currency, price in entries.items()}
+        else:
+            others[name] = dict(entries)
+    return others, own
+
+
+def _in_words(figures: Sequence[str], currency: str) -> str:
+    def three(hit: str, miss: str, out: str) -> str:
+        return f"{hit} for input from the cache, {miss} for other input, {out} for output"
+
+    first = f"{three(*figures[:3])}, in {currency}"
+    return first if len(figures) == 3 else f"{first}; at peak {three(*figures[3:])}"
+
+
+def _were_unpriced(number: int) -> str:
+    return f"{number:,} question" + (
+        " that was unpriced has" if number == 1 else "s that were unpriced have"
+    )
 
 
 def _cells(number: int) -> str:

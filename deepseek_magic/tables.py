@@ -1,10 +1,9 @@
-"""Facts as small tables: models, prices, settings, what was spent, the cells that wait."""
+"""Facts as small tables: models, prices, settings, answers, the cells that wait."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from decimal import ROUND_HALF_UP, Decimal
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from .elements import (
     Markup,
     Shown,
     above_widgets,
+    clock_time,
     count,
     counted,
     el,
@@ -27,10 +27,11 @@ from .prices import PEAK_HOURS, band
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import date, datetime
+    from decimal import Decimal
 
     from .client import Model
     from .ledger import Pending
-    from .prices import Price
+    from .prices import Band, Price
 
 _RIGHT = f"{CELL};text-align:right"
 _SHORT = 32
@@ -107,78 +108,64 @@ def models_shown(models: Sequence[Model]) -> Shown:
     return table_shown(heads, rows, right=(2, 3), note=note)
 
 
-def prices_shown(rows: Sequence[Price], now: datetime, checked: date, source: str) -> Shown:
-    """Show what a million tokens cost, which hours it is *now*, and how old the list is."""
+def prices_shown(
+    rows: Sequence[Price],
+    now: datetime,
+    checked: date,
+    source: str,
+    *,
+    own: Sequence[Price] = (),
+    changes: tuple[datetime, Band] | None = None,
+) -> Shown:
+    """Show what a million tokens cost, which hours it is *now*, and how old the list is.
+
+    *own* are prices that the user has set, which hold instead of the list's;
+    *changes* tells when the hours change, and to which.
+    """
+    instead = {(row.model, row.currency) for row in own}
+    kept = [row for row in rows if (row.model, row.currency) not in instead]
     hours = band(now)
     cells = [
-        (
-            row.model,
-            f"{row.band}, now" if row.band == hours else row.band,
-            *(money(price, row.currency) for price in (row.hit, row.miss, row.out)),
-            f"{row.since:%Y-%m-%d}",
-        )
-        for row in rows
+        *(_price_cells(row, words, "set by you") for row, words in _with_hours(own, hours)),
+        *(
+            _price_cells(row, words, f"{row.since:%Y-%m-%d}")
+            for row, words in _with_hours(kept, hours)
+        ),
     ]
     heads = ("Model", "Hours", "Input, cached", "Input", "Output", "Since")
     age = counted(max((now.date() - checked).days, 0), "day")
     spans = " and ".join(f"{start:%H:%M}-{end:%H:%M}" for start, end in PEAK_HOURS)
+    until = f"; {changes[1]} from {clock_time(changes[0], now)} by your clock" if changes else ""
     note = (
-        f"Per million tokens. Peak hours: Monday to Friday {spans} Beijing time, except Chinese "
-        f"public holidays. Checked {checked:%Y-%m-%d} ({age} ago) against {source}"
+        f"Per million tokens. {hours.capitalize()} hours now{until}. Peak hours: Monday to Friday "
+        f"{spans} Beijing time, except Chinese public holidays. Checked {checked:%Y-%m-%d} ({age} "
+        f"ago) against {source}"
     )
     return table_shown(heads, cells, right=(2, 3, 4), note=note)
+
+
+def _with_hours(rows: Sequence[Price], now: Band) -> list[tuple[Price, str]]:
+    """Give the rows with the words for their hours, those of one price at all hours once."""
+    found: dict[tuple[str, str, str, tuple[Decimal, ...]], list[Price]] = defaultdict(list)
+    for row in rows:
+        found[row.model, row.currency, f"{row.since}", (row.hit, row.miss, row.out)].append(row)
+    return [
+        (same[0], "all hours")
+        if len({row.band for row in same}) == 2
+        else (same[0], f"{same[0].band}, now" if same[0].band == now else same[0].band)
+        for same in found.values()
+    ]
+
+
+def _price_cells(row: Price, hours: str, since: str) -> tuple[str, ...]:
+    figures = (money(price, row.currency) for price in (row.hit, row.miss, row.out))
+    return (row.model, hours, *figures, since)
 
 
 def settings_shown(name: str, rows: Sequence[tuple[str, str, str]]) -> Shown:
     """Show the settings of the magics class *name*: each with its value and its help."""
     note = f"Change one for this notebook with: %config {name}.NAME = VALUE"
     return table_shown(("Setting", "Value", "What it does"), rows, note=note)
-
-
-def usage_shown(rows: Sequence[Mapping[str, Any]]) -> Shown:
-    """Show calls, tokens and costs by day, model and notebook, each day's cost as a bar."""
-    if not rows:
-        said = "Nothing has been asked from this account yet."
-        return Shown(html=outer(QUIET, said), text=said)
-    most: dict[str | None, Decimal] = defaultdict(Decimal)
-    for row in rows:
-        most[row["currency"]] = max(most[row["currency"]], row["cost"] or Decimal(0))
-    heads = ("Day", "Model", "Notebook", "Questions", "In", "Cached", "Out", "Cost", "")
-    cells = [_usage_cells(row, most[row["currency"]]) for row in rows]
-    return table_shown(heads, cells, right=(3, 4, 5, 6, 7), note=_usage_note(rows))
-
-
-def _usage_cells(row: Mapping[str, Any], most: Decimal) -> tuple[str, ...]:
-    cost, unpriced = row["cost"], row["unpriced"] or 0
-    if unpriced and cost is not None:
-        paid = f"{money(cost, row['currency'])} + {unpriced:,} unpriced"
-    else:
-        paid = "unpriced" if unpriced else money(cost or Decimal(0), row["currency"])
-    bar = "█" * int((12 * cost / most).to_integral_value(ROUND_HALF_UP)) if cost and most else ""
-    return (
-        str(row["day"]),
-        row["model"] or "",
-        PurePath(row["notebook"] or "").name,
-        count(row["queries"]),
-        count(row["prompt_tokens"]),
-        count(row["prompt_cache_hit_tokens"]),
-        count(row["completion_tokens"]),
-        paid,
-        bar or ("▏" if cost else ""),
-    )
-
-
-def _usage_note(rows: Sequence[Mapping[str, Any]]) -> str:
-    sums: dict[str, Decimal] = defaultdict(Decimal)
-    for row in rows:
-        if row["cost"]:
-            sums[row["currency"] or "in an unknown currency"] += row["cost"]
-    unpriced = sum(row["unpriced"] or 0 for row in rows)
-    parts = [money(value, currency) for currency, value in sorted(sums.items())]
-    total = " and ".join(parts) or "nothing"
-    return f"Together {total}" + (
-        f", and {counted(unpriced, 'question')} unpriced." if unpriced else "."
-    )
 
 
 # Answers
