@@ -6,11 +6,12 @@ import os
 from typing import TYPE_CHECKING, Protocol, cast
 
 from .errors import DeepSeekError
-from .session import Session
+from .session import Session, now
 from .top_up import TOP_UP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from decimal import Decimal
 
     from IPython.core.interactiveshell import InteractiveShell
@@ -29,15 +30,23 @@ class Keeping(Protocol):
 
 
 class Account:
-    """The session of *shell*; *leaving* is called before it changes to another one."""
+    """The session of *shell*; *leaving* is called before it changes to another one.
+
+    *clock* gives the time to each session.
+    """
 
     def __init__(
-        self, shell: InteractiveShell, settings: Keeping, leaving: Callable[[], None]
+        self,
+        shell: InteractiveShell,
+        settings: Keeping,
+        leaving: Callable[[], None],
+        clock: Callable[[], datetime] = now,
     ) -> None:
         self.sandbox: Sandbox | None = None
         self._shell = shell
         self._settings = settings
         self._leaving = leaving
+        self._clock = clock
         self._key: Key | None = None
         self._session: Session | None = None
         self._own: Session | None = None
@@ -92,6 +101,7 @@ class Account:
             base_url=self.sandbox.base_url,
             ledger=":memory:",
             notebook=_notebook(self._shell),
+            clock=self._clock,
         )
         return self.sandbox
 
@@ -109,6 +119,7 @@ class Account:
             api_key=key,
             keep=cast("Keep", self._settings.keep),
             notebook=_notebook(self._shell),
+            clock=self._clock,
         )
 
     def close(self) -> None:

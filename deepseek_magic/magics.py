@@ -71,6 +71,21 @@ class DeepSeekMagics(Magics):
     data_tokens = Integer(
         1000, min=1, help="Bounds what one {{value}} adds to a prompt, in tokens."
     ).tag(config=True)
+    budget = Unicode(
+        None, allow_none=True, help="Lets a cell spend no more than this, in your currency."
+    ).tag(config=True)
+    day_limit = Unicode(
+        None,
+        allow_none=True,
+        help="Lets all notebooks together spend no more than this on a day, in your currency.",
+    ).tag(config=True)
+    off_peak = Bool(False, help="Waits for the cheaper hours before each question.").tag(
+        config=True
+    )
+    prices = Dict(
+        help="Your own prices per million tokens, stronger than the published ones: by model and "
+        "currency, such as {'my-model': {'CNY': '0.02 1 4'}} (cached input, input, output)."
+    ).tag(config=True)
     timeout = Float(
         300.0, min=0.1, help="Gives an answer up after so many seconds without a sign of life."
     ).tag(config=True)
@@ -106,6 +121,27 @@ class DeepSeekMagics(Magics):
                     f"warn_below takes an amount for each currency, such as {{'CNY': '5'}}, "
                     f"and {mark!r} for {currency!r} is none."
                 )
+        return proposal["value"]
+
+    @validate("budget", "day_limit")
+    def _an_amount(self, proposal: Any) -> Any:
+        value = proposal["value"]
+        if value is not None and amount(value) is None:
+            raise TraitError(
+                f"{proposal['trait'].name} takes an amount as text, such as '5.00', or None; "
+                f"{value!r} is none."
+            )
+        return value
+
+    @validate("prices")
+    def _prices_only(self, proposal: Any) -> Any:
+        from .errors import InvalidOption
+        from .prices import own_prices
+
+        try:
+            own_prices(proposal["value"])
+        except InvalidOption as error:
+            raise TraitError(str(error)) from None
         return proposal["value"]
 
     @observe("keep")
@@ -181,12 +217,20 @@ class DeepSeekMagics(Magics):
         if options.help:
             print(_manual())
             return
-        on_empty = _first(options.on_empty, self.on_empty)
+        terms: dict[str, Any] = {
+            "budget": _first(options.budget, self.budget),
+            "anyway": options.anyway,
+            "off_peak": options.off_peak or self.off_peak,
+        }
+        if options.dry_run:
+            self.workspace.preview(self.request(options, text), **terms)
+            return
         answer = self.workspace.ask(
             self.request(options, text),
             text=f"%%deepseek {line}".rstrip() + f"\n{text}",
-            on_empty=on_empty,
+            on_empty=_first(options.on_empty, self.on_empty),
             row=row,
+            **terms,
         )
         if options.out is not None:
             self.workspace.shell.user_ns[options.out] = answer.json() if options.json else answer

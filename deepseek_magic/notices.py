@@ -105,6 +105,7 @@ class Notices:
             self._account.session,
             waiting,
             resume=waiting is not None and waiting.resumes(cell.place),
+            unsent=notice.unsent,
             explain_after=self._settings.explain_after,
             billing_url=notice.top_up_url,
             turns=self._turns,

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InvalidOption, nearest, one_line
-from .wire import SHORT_NAMES, THINK_LEVELS, Think
+from .wire import SHORT_NAMES, THINK_LEVELS, Think, amount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from decimal import Decimal
 
 OnEmpty = Literal["notice", "wait", "raise"]
 
@@ -42,6 +43,10 @@ class Options:
     json: bool = False
     raw: bool = False
     on_empty: OnEmpty | None = None
+    budget: Decimal | None = None
+    dry_run: bool = False
+    off_peak: bool = False
+    anyway: bool = False
     help: bool = False
 
 
@@ -103,6 +108,16 @@ def _name(name: str, text: str) -> str:
         f"{name} takes a name of Python to bind the answer to, "
         f'and "{one_line(text, 40)}" is none.{hint}'
     )
+
+
+def _amount(name: str, text: str) -> Decimal:
+    found = amount(text)
+    if found is None or not found:
+        raise _refusal(
+            f"{name} takes an amount in the account's currency, such as 0.50, and not "
+            f'"{one_line(text, 40)}".'
+        )
+    return found
 
 
 # The table
@@ -207,6 +222,32 @@ _OPTIONS = (
         "ACTION",
         lambda name, text: _choice(name, text, _EMPTY_CHOICES),
         _EMPTY_CHOICES,
+    ),
+    _Option(
+        ("--budget",),
+        "budget",
+        "Lets this cell spend no more than AMOUNT, in the account's currency; without "
+        "--max-tokens it bounds the answer's length, and where that would cut a usual answer "
+        "nothing is sent.",
+        "AMOUNT",
+        _amount,
+    ),
+    _Option(
+        ("--dry-run",),
+        "dry_run",
+        "Shows the request, its tokens, what it will cost and what the balance covers; sends "
+        "nothing.",
+    ),
+    _Option(
+        ("--off-peak",),
+        "off_peak",
+        "Waits for the cheaper hours, then sends; interrupting it ends the waiting.",
+    ),
+    _Option(
+        ("--anyway",),
+        "anyway",
+        "Sends also where a check says no: the balance looks too small, or a limit of yours "
+        "would be passed.",
     ),
     _Option(("-h", "--help"), "help", "Shows this text and sends nothing."),
 )
@@ -328,6 +369,9 @@ Examples
 
   %%deepseek -m pro -t max -o proof
   Prove that there are infinitely many primes.
+
+  %%deepseek --dry-run --budget 0.10
+  What will this cost? {{df}}
 
   %%deepseek --json -t off -o people -s "You read names out of letters."
   Give {"names": [...]} as JSON for this letter: {{letters[0]}}

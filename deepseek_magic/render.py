@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from . import markdown
+from . import chart, markdown
 from .elements import (
     MINUTE,
     QUIET,
@@ -15,6 +15,7 @@ from .elements import (
     Shown,
     aligned,
     at_least,
+    clock_time,
     companion,
     count,
     counted,
@@ -26,27 +27,31 @@ from .elements import (
     one_line,
     outer,
     pairs,
+    week_time,
     while_alive,
 )
 from .markdown import to_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime, timedelta
+    from datetime import date, datetime, timedelta
 
     from .top_up import Look
-    from .wire import Answer, Balance, BalanceInfo, State, Usage
+    from .wire import Answer, Balance, BalanceInfo, CostRange, State, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
     """Why a cell was not paid for.
 
-    *what* is one sentence. *kept* says what had arrived of an answer, None when
-    nothing had. *steps* are cheaper ways to ask, one sentence each. *own_limit*
-    tells a cap of the user's own, where a top-up would not help. *buttons* says
-    that there are some below, *waits* that one of them waits for a top-up, and
-    *ordinary* that the cell is code of the user's own, whose cost nobody knows.
+    *what* is one sentence. *likely_cost* is the usual range of such a question,
+    and *kept* says what had arrived of an answer; None where nothing is known, or
+    had. *unsent* tells that a check has refused before anything was sent, and
+    *steps* are cheaper ways to ask, one sentence each. *own_limit* tells a cap of
+    the user's own, where a top-up would not help, and *today* what was spent of the
+    day's. *buttons* says that there are
+    some below, *waits* that one of them waits for a top-up, and *ordinary* that
+    the cell is code of the user's own, whose cost nobody knows.
     *goes_on* tells that the cell itself waits and then goes on. *problem* says why
     the ledger may not list the cell.
     """
@@ -54,11 +59,13 @@ class Notice:
     what: str
     at: datetime
     balance: Balance | None
-    likely_cost: Decimal | None
+    likely_cost: CostRange | None
     currency: str | None
     kept: str | None
     top_up_url: str
     steps: tuple[str, ...] = ()
+    today: str = ""
+    unsent: bool = False
     own_limit: bool = False
     buttons: bool = False
     ordinary: bool = False
@@ -71,10 +78,12 @@ class Notice:
 class BalanceFacts:
     """What the balance display tells.
 
-    *spent_session* and *spent_today* map a currency to an amount; *days* are the
-    spendings of the last days in the account's currency, oldest first; *lasts* is
-    how long the money lasts at the present rate; *waiting* names the cells that
-    wait for money. *problem* says why the last reading failed.
+    *spent_session* and *spent_today* map a currency to an amount; *days* map a day to
+    what was spent on it, in the account's currency; *lasts* is how long the money
+    lasts at the present rate; *changes* is when the hours change, and *band* what
+    they are until then; *waiting* names the cells that wait for money, and *notes*
+    what the readings tell beyond the ledger. *problem* says why the last reading
+    failed.
     """
 
     balance: Balance | None
@@ -85,9 +94,12 @@ class BalanceFacts:
     sandbox: bool = False
     problem: str | None = None
     spent_today: Mapping[str, Decimal] = field(default_factory=dict)
-    days: tuple[Decimal, ...] = ()
+    days: Mapping[date, Decimal] = field(default_factory=dict)
     lasts: timedelta | None = None
+    band: str = ""
+    changes: datetime | None = None
     waiting: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 _SMALL_GAP = "margin:.3em 0"
@@ -156,7 +168,13 @@ def _tokens(usage: Usage) -> list[str]:
 def _price_paid(answer: Answer, band: str | None) -> str:
     if answer.cost is not None:
         return money(answer.cost, answer.currency) + (f" {band}" if band else "")
-    return "cost unknown" if answer.usage is None else "unpriced"
+    span, currency = answer.cost_range, answer.currency
+    if span is None:
+        return "cost unknown" if answer.usage is None else "unpriced"
+    if answer.usage is not None:
+        return f"{chart.span(span.low, span.high, currency)}, as the hours changed meanwhile"
+    likely = f"about {money(span.likely, currency)}, " if span.likely else ""
+    return f"may be billed: {likely}{money(span.high, currency, rounding=ROUND_UP)} at most"
 
 
 def quiet_line(
@@ -182,6 +200,7 @@ def quiet_line(
         None if answer.seconds is None else duration(answer.seconds),
         None if left is None else f"{at_least(left, answer.currency)} left",
         place,
+        answer.note,
     ]
     return " · ".join(part for part in parts if part)
 
@@ -257,11 +276,13 @@ def notice_shown(notice: Notice) -> Shown:
     content = (
         el("div", "font-weight:600", notice.what),
         pairs(rows),
-        *(el("div", _SMALL_GAP, step) for step in notice.steps),
+        _steps(notice.steps),
         _way(notice),
     )
     style = f"{_BOX};border-left-color:{_COLOURS['empty']}"
     place = "Raise the limit" if notice.own_limit else f"Top up at {one_line(notice.top_up_url)}"
+    then = GOES_ON if notice.goes_on else "run this cell again."
+    against = " Or send it all the same: add --anyway." if notice.unsent else ""
     return Shown(
         html=companion(style, *content, dead=GONE) if notice.buttons else outer(style, *content),
         text="\n".join(
@@ -269,7 +290,7 @@ def notice_shown(notice: Notice) -> Shown:
                 one_line(notice.what),
                 aligned(rows),
                 *(f"- {one_line(step)}" for step in notice.steps),
-                f"{place}, then {GOES_ON if notice.goes_on else 'run this cell again.'}",
+                f"{place}, then {then}{against}",
             ]
         ),
     )
@@ -290,6 +311,14 @@ def top_up_shown(address: str) -> Shown:
     )
 
 
+def _steps(steps: Sequence[str]) -> Markup:
+    """List cheaper ways to ask."""
+    if not steps:
+        return Markup()
+    items = (el("li", "", step) for step in steps)
+    return el("div", _SMALL_GAP, "Cheaper:", el("ul", _LIST, *items))
+
+
 GOES_ON = "this cell goes on by itself. Interrupting it ends the waiting."
 
 
@@ -299,6 +328,7 @@ def _way(notice: Notice) -> Markup:
     effects = " (the whole cell runs again, with all its effects)" if notice.ordinary else ""
     click = f"click “Re-run cell” below{effects}, or "
     waits = " “Re-run when topped up” waits for the money and then does it by itself."
+    against = " “Send anyway” asks no check this one time."
     if notice.goes_on:
         return el("div", "margin:.7em 0 .2em", first, f" then {GOES_ON}")
     return el(
@@ -309,12 +339,14 @@ def _way(notice: Notice) -> Markup:
         *([while_alive(click)] if notice.buttons else ()),
         "run this cell again.",
         *([while_alive(waits)] if notice.buttons and notice.waits else ()),
+        *([while_alive(against)] if notice.buttons and notice.unsent else ()),
+        *([" Or add --anyway to send it all the same."] if notice.unsent else ()),
     )
 
 
 def _notice_rows(notice: Notice) -> list[tuple[str, str]]:
     cost, kept = notice.likely_cost, notice.kept
-    likely = "not known yet" if cost is None else f"about {money(cost, notice.currency)}"
+    likely = "not known yet" if cost is None else usual_cost(cost, notice.currency)
     return [
         ("When", moment(notice.at)),
         *(
@@ -322,12 +354,25 @@ def _notice_rows(notice: Notice) -> list[tuple[str, str]]:
             if notice.balance or not notice.ordinary
             else ()
         ),
-        ("Note", "" if notice.own_limit else _contradiction(notice.balance)),
+        ("Note", "" if notice.own_limit or notice.unsent else _contradiction(notice.balance)),
+        ("Today", notice.today),
         ("Likely cost", "" if notice.ordinary else likely),
         ("Kept", kept or ""),
-        ("Billed", "" if kept or notice.ordinary else "nothing for this question"),
+        ("Billed", _billed(notice)),
         ("Ledger", notice.problem),
     ]
+
+
+def _billed(notice: Notice) -> str:
+    if notice.kept or notice.ordinary:
+        return ""
+    return "nothing: it was not sent" if notice.unsent else "nothing for this question"
+
+
+def usual_cost(cost: CostRange, currency: str | None) -> str:
+    """Write what a question usually costs: likely so much, and between which bounds."""
+    bounds = chart.span(cost.low, cost.high, currency)
+    return bounds if cost.likely is None else f"about {money(cost.likely, currency)} ({bounds})"
 
 
 def _contradiction(balance: Balance | None) -> str:
@@ -367,12 +412,28 @@ def look_line(look: Look) -> str:
     """Tell in one line what a *look* found, since when it is waited, and when it is looked next."""
     return " · ".join(
         [
-            f"Waiting for a top-up since {_clock_time(look.since, look.at)}",
+            f"Waiting for a top-up since {clock_time(look.since, look.at)}",
             _found(look),
             f"next look in {_soon(look.pause)}",
-            f"until {_clock_time(look.until, look.at)}",
+            f"until {clock_time(look.until, look.at)}",
         ]
     )
+
+
+def off_peak_line(
+    begins: datetime,
+    now: datetime,
+    cost: CostRange | None,
+    then: CostRange | None,
+    currency: str | None,
+) -> str:
+    """Tell in one line until when the cheaper hours are waited for, and what that saves."""
+    wait = duration((begins - now).total_seconds())
+    line = f"Waiting for off-peak hours: from {clock_time(begins, now)} (in {wait})"
+    if cost is None or then is None or cost.likely is None or then.likely is None:
+        return f"{line}. Until then nothing is sent; interrupting it ends the waiting."
+    less = f"about {money(then.likely, currency)} instead of {money(cost.likely, currency)}"
+    return f"{line}, then {less}. Interrupting it ends the waiting."
 
 
 def _found(look: Look) -> str:
@@ -384,14 +445,6 @@ def _found(look: Look) -> str:
     if look.balance.effective and look.balance.available is False:
         return f"{left}, not available for requests, {at}"
     return f"{'balance unknown' if left == 'unknown' else left} {at}"
-
-
-def _clock_time(at: datetime, now: datetime) -> str:
-    """Write the time of day, with the day where it is not that of *now*."""
-    local, today = at.astimezone(), now.astimezone().date()
-    names = {-1: "yesterday ", 0: "", 1: "tomorrow "}
-    day = names.get((local.date() - today).days, f"{local:%Y-%m-%d} ")
-    return f"{day}{local:%H:%M}"
 
 
 def _soon(seconds: float) -> str:
@@ -486,7 +539,7 @@ def balance_shown(facts: BalanceFacts) -> Shown:
     """Show the balance, how old it is, what was spent, and the state in word and colour."""
     balance = facts.balance
     left = at_least(balance.effective, balance.currency) if balance else "unknown"
-    rows = _fact_rows(facts)
+    rows, line = _fact_rows(facts), _line_of_days(facts)
     head = f"{left} left" if left != "unknown" else "Balance unknown"
     badge = el("span", f"{_BADGE};background:{_COLOURS[facts.state]}", facts.state)
     place = el("span", f"{_BADGE};background:#0550ae", "sandbox") if facts.sandbox else Markup()
@@ -498,13 +551,13 @@ def balance_shown(facts: BalanceFacts) -> Shown:
             " ",
             place,
             pairs(rows),
-            _drawn(facts.days),
+            Markup(line.html),
             el("div", "margin:.6em 0 .1em", _top_up(facts.top_up_url)),
         ),
         text="\n".join(
             [
                 f"{head} ({facts.state}{', sandbox' if facts.sandbox else ''})",
-                aligned([*rows, ("Top up", facts.top_up_url)]),
+                aligned([*rows, ("Days", line.text), ("Top up", facts.top_up_url)]),
             ]
         ),
     )
@@ -520,7 +573,9 @@ def _fact_rows(facts: BalanceFacts) -> list[tuple[str, str]]:
         ("This session", _spent(facts.spent_session) or f"{money(Decimal(0), currency)} spent"),
         ("Today", _spent(facts.spent_today)),
         ("Lasts", "" if facts.lasts is None else f"about {_rough(facts.lasts)} at this rate"),
+        ("Hours", _hours(facts)),
         ("Waiting", ", ".join(facts.waiting)),
+        *(("Note", note) for note in facts.notes),
     ]
 
 
@@ -550,19 +605,15 @@ def _rough(time: timedelta) -> str:
     return counted(time.days, "day") if time.days > 1 else duration(time.total_seconds())
 
 
-def _drawn(days: Sequence[Decimal]) -> Markup:
-    """Draw the spending of the last days as a small line; nothing for less than two days."""
-    if len(days) < 2:
-        return Markup()
-    top = float(max(days)) or 1.0
-    step = 156 / (len(days) - 1)
-    points = " ".join(
-        f"{2 + number * step:.1f},{26 - 24 * float(spent) / top:.1f}"
-        for number, spent in enumerate(days)
-    )
-    line = Markup(
-        '<svg width="160" height="28" viewBox="0 0 160 28" role="img" aria-label="spent per day">'
-        f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/></svg>'
-    )
-    label = el("span", QUIET, f" the last {len(days)} days, at most {money(max(days), None)} a day")
-    return el("div", "", line, label)
+def _hours(facts: BalanceFacts) -> str:
+    """Tell the hours with the moment of their end, which stays true while the display stands."""
+    if facts.changes is None:
+        return ""
+    other = "off-peak" if facts.band == "peak" else "peak"
+    return f"{facts.band} until {week_time(facts.changes, facts.now)}, then {other}"
+
+
+def _line_of_days(facts: BalanceFacts) -> Shown:
+    if facts.balance is None or facts.balance.currency is None:
+        return Shown("", "")
+    return chart.line(facts.days, facts.balance.currency, facts.now.astimezone().date())

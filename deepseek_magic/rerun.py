@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 MARK = "deepseek_replay"
 """Where a request's metadata names the `Rerun` that sent it."""
+ANYWAY = "deepseek_anyway"
+"""Where a request's metadata allows this one run to be sent against a check."""
 INVISIBLE = "\u200b"
 SETTLE = 0.15
 """Seconds between a page's answer and the run.
@@ -81,6 +83,11 @@ class Cell:
     def replayed(self) -> bool:
         """Whether this run was started by a `Rerun`."""
         return bool(self.token)
+
+    @property
+    def anyway(self) -> bool:
+        """Whether this very run was allowed, by a click, to be sent against a check."""
+        return self.replayed and self.parent["metadata"].get(ANYWAY) is True
 
     @property
     def attended(self) -> bool:
@@ -168,11 +175,12 @@ def _line() -> Iterator[_Line]:
         client.context.destroy(linger=2000)
 
 
-def _again(cell: Cell, token: str, code: str | None) -> dict[str, Any]:
+def _again(cell: Cell, token: str, code: str | None, *, anyway: bool) -> dict[str, Any]:
     """Make the request that runs *cell* once more: as it was sent, or *code* in its place.
 
-    Nobody could answer its questions, since the reply would come to us; and if
-    it fails, cells that were queued meanwhile are none of its business.
+    What a click has allowed one run is not allowed the next. Nobody could answer its
+    questions, since the reply would come to us; and if it fails, cells that were
+    queued meanwhile are none of its business.
     """
     parent = cell.parent
     content = parent["content"] if code is None else {**parent["content"], "code": code}
@@ -182,7 +190,7 @@ def _again(cell: Cell, token: str, code: str | None) -> dict[str, Any]:
         "msg_id": header["msg_id"],
         "msg_type": header["msg_type"],
         "parent_header": {},
-        "metadata": {**parent["metadata"], MARK: token},
+        "metadata": {**parent["metadata"], MARK: token, ANYWAY: anyway},
         "content": {**content, "allow_stdin": False, "stop_on_error": False},
     }
 
@@ -332,22 +340,25 @@ class Rerun:
         self._turns = turns or Turns()
         self._lock = threading.Lock()
         self._attempt: _Attempt | None = None
+        self._anyway = False
         self._sent = False
         self._closed = False
         # Kept after silence: ipykernel prints a complaint into the cell that ran
         # last when a page that had been asleep answers a widget that is gone.
         self._probe: Any = None
 
-    def start(self) -> bool:
+    def start(self, *, anyway: bool = False) -> bool:
         """Start the way to a run, from any thread; False when there is nothing to start.
 
-        There is nothing when one is under way, has been sent, or after `close`.
-        After silence or `cancel` it can be started once more.
+        *anyway* lets this run be sent against a check. There is nothing to start when
+        one is under way, has been sent, or after `close`. After silence or `cancel` it
+        can be started once more.
         """
         with self._lock:
             under_way = self._attempt is not None and self._attempt.thread.is_alive()
             if under_way or self._sent or self._closed:
                 return False
+            self._anyway = anyway
             stop, heard = threading.Event(), threading.Event()
             thread = threading.Thread(
                 target=self._go, args=(stop, heard), name="deepseek-rerun", daemon=True
@@ -430,7 +441,7 @@ class Rerun:
             with self._lock:
                 if stop.is_set():
                     return
-                request = line.send(_again(self.cell, self.token, self._code))
+                request = line.send(_again(self.cell, self.token, self._code, anyway=self._anyway))
                 self._sent = True
             self._turns.leave(self)
             reply = line.wait(request)

@@ -62,7 +62,7 @@ class TerminalView:
 
     def show(self, answer: Answer) -> None:
         """Print what is new."""
-        if answer.note:
+        if answer.note and answer.finish_reason is None:
             print(markdown.to_terminal(answer.note), flush=True)
         if answer.reasoning and not answer.text and not self._thought:
             self._thought = True
@@ -115,7 +115,7 @@ class NotebookView:
     def show(self, answer: Answer) -> None:
         """Redraw if it is time; a longer block waits longer for its turn."""
         now = self._clock()
-        if answer.note:
+        if answer.note and answer.finish_reason is None:
             self._draw(render.waiting_shown(answer.note).html)
             return
         if now < self._next:

@@ -90,7 +90,8 @@ class NoticeControls:
     """The buttons below a notice: run again, wait for a top-up, look at the balance.
 
     They go when the cell runs. Without *waiting* nothing waits; with *resume*
-    it waits from the start. *explain_after* seconds after the first look that
+    it waits from the start. With *unsent*, a check has refused the cell, and one more
+    button sends it all the same. *explain_after* seconds after the first look that
     found nothing it is said what that usually is, with a link to *billing_url*.
     """
 
@@ -102,6 +103,7 @@ class NoticeControls:
         waiting: Waiting | None = None,
         *,
         resume: bool = False,
+        unsent: bool = False,
         explain_after: float = EXPLAIN_AFTER,
         billing_url: str = TOP_UP,
         turns: Turns | None = None,
@@ -125,7 +127,9 @@ class NoticeControls:
         self._later.on_click(self._click_later)
         self._check.on_click(self._click_check)
         later = () if waiting is None else (self._later,)
-        self.box = VBox([_row(self._again, *later, self._check), self._said])
+        against = (self._make_anyway(),) if unsent else ()
+        self._runners = (self._again, *against)
+        self.box = VBox([_row(self._again, *later, *against, self._check), self._said])
         self.box.add_class(elements.LIVING)
         self._lock = threading.RLock()
         self._waits = False
@@ -150,7 +154,7 @@ class NoticeControls:
             self._waiting.remove(self.cell.place, self)
         self._rerun.close()
         close_all(self.box)
-        for button in (self._again, self._later, self._check):  # they may be in no box
+        for button in (*self._runners, self._later, self._check):  # they may be in no box
             close_all(button)
 
     def retire(self) -> None:
@@ -173,10 +177,27 @@ class NoticeControls:
     # -- what the buttons do ------------------------------------------------------
 
     def _click_again(self, _: object) -> None:
+        self._run_by_click(anyway=False)
+
+    def _click_anyway(self, _: object) -> None:
+        self._run_by_click(anyway=True)
+
+    def _run_by_click(self, *, anyway: bool) -> None:
         with self._lock:  # what is said of the run comes after this
-            if self._rerun.start():
-                self._again.disabled = True
+            if self._rerun.start(anyway=anyway):
+                self._enable_runs(enabled=False)
                 self._wait_no_more("Looking for this page…")
+
+    def _make_anyway(self) -> Any:
+        button = _button(
+            "Send anyway", "Run this cell again, in its place; no check is asked this one time"
+        )
+        button.on_click(self._click_anyway)
+        return button
+
+    def _enable_runs(self, *, enabled: bool) -> None:
+        for button in self._runners:
+            button.disabled = not enabled
 
     def _click_later(self, _: object) -> None:
         now = time.monotonic()
@@ -273,7 +294,7 @@ class NoticeControls:
     def _silent(self) -> None:
         with self._lock:
             if not self._closed:
-                self._again.disabled = False
+                self._enable_runs(enabled=True)
                 self._say(UNSEEN if self._waits else UNREACHED)
 
     def _found(self, line: str, balance: Any, waits: float = 0.0) -> None:

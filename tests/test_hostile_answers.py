@@ -18,7 +18,7 @@ import pytest
 from deepseek_magic import elements, markdown, render, tables
 from deepseek_magic.ledger import Pending
 from deepseek_magic.sandbox import Reply
-from deepseek_magic.wire import Answer, Balance, BalanceInfo
+from deepseek_magic.wire import Answer, Balance, BalanceInfo, CostRange
 
 if TYPE_CHECKING:
     from deepseek_magic.sandbox import Sandbox
@@ -58,6 +58,14 @@ GUARD_OF_A_SHEET = r"""() => {
     const tags = new Set(('A B BLOCKQUOTE BR BUTTON CODE DETAILS DIV EM H1 H2 H3 H4 H5 H6 HR I LI'
         + ' LABEL OL P PRE S SPAN STRONG SUMMARY TABLE TBODY TD TH THEAD TR UL').split(' '));
     const names = new Set('class style href target rel start open data-alive data-dead'.split(' '));
+    const shapes = new Set('svg polyline rect'.split(' '));
+    const strokes = new Set(('width height viewBox role aria-label points fill stroke stroke-width'
+        + ' stroke-linejoin preserveAspectRatio style x y opacity fill-opacity').split(' '));
+    // Our own drawing of the spending, which has no words but its label.
+    const drawn = node => shapes.has(node.tagName) && node.textContent === ''
+        && node.closest('svg').getAttribute('aria-label').startsWith('Spent ')
+        && [...node.attributes].every(({name, value}) =>
+            strokes.has(name) && !/url|expression|import/i.test(value));
     const wrong = window.wrong = [];
     const typeset = node => node.closest('mjx-container') !== null;
     const check = node => {
@@ -66,6 +74,7 @@ GUARD_OF_A_SHEET = r"""() => {
             && /^\.deepseek-magic-[0-9a-f]+ { display: none }$/.test(node.textContent);
         // The one sheet of ours, to the letter.
         if (node.tagName === 'LINK' && node.getAttribute('href') === SHEET) return;
+        if (node.closest('svg') && drawn(node)) return;
         let fault = !own && !tags.has(node.tagName) && !typeset(node);
         for (const {name, value} of node.attributes) {
             if (/^on/i.test(name) || /commandlinker/i.test(name)) fault = true;
@@ -115,7 +124,7 @@ def shown_besides() -> Iterator[str]:
             what=text,
             at=now,
             balance=balance,
-            likely_cost=Decimal(1),
+            likely_cost=CostRange(Decimal(1), Decimal(2)),
             currency=text,
             kept=text,
             top_up_url=text,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import logging
 import os
+import re
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,11 @@ from traitlets import TraitError
 
 from deepseek_magic.commands import SUBCOMMANDS
 from deepseek_magic.errors import DeepSeekError, InsufficientBalance
+from deepseek_magic.home import ledger_path
 from deepseek_magic.ledger import Ledger
 from deepseek_magic.magics import DeepSeekMagics, find
 from deepseek_magic.sandbox import Reply, Sandbox
-from deepseek_magic.session import Session, ledger_path
+from deepseek_magic.session import Session
 from deepseek_magic.wire import ASK_FOR_JSON, Answer
 
 TALE = "Once upon a time there was a **notebook** that remembered everything."
@@ -593,7 +597,26 @@ def test_other_cells_are_left_alone(run: Run, account: Sandbox) -> None:
         ("%deepseek balnce", "Did you mean %deepseek balance?"),
         ("%deepseek why is the sky blue", "%%deepseek"),
         ("%deepseek balance now", "leave out 'now'"),
-        ("%deepseek usage --all", "leave out '--all'"),
+        ("%deepseek usage --all", "takes --by, --days and --notebook, and '--all' is none"),
+        ("%deepseek usage all", "'all' is none of them"),
+        ("%deepseek usage --day 3", "Did you mean --days?"),
+        ("%deepseek usage --by", "--by needs a value, for example: %deepseek usage --by day,model"),
+        ("%deepseek usage --by=", "--by needs a value"),
+        ("%deepseek usage --by day --by model", "--by stands there twice"),
+        ("%deepseek usage --by day,modle", "Did you mean model?"),
+        ("%deepseek usage --days 0", "from 1 to 3,660"),
+        ("%deepseek usage --days -1", "from 1 to 3,660"),
+        (f"%deepseek usage --days {'9' * 5000}", "from 1 to 3,660"),
+        ("%deepseek usage --days 1.5", "from 1 to 3,660"),
+        ("%deepseek usage --notebook no.ipynb", "There is no file no.ipynb"),
+        ("%deepseek usage --notebook a b.ipynb", "put it in quotes"),
+        ("%deepseek usage --notebook a.ipynb --days 3", "goes with no other flag"),
+        ("%deepseek prices now", "%deepseek prices --set my-model CNY 0.02 1 4"),
+        ("%deepseek prices --set m CNY 1 2", "%deepseek prices --set my-model CNY 0.02 1 4"),
+        ("%deepseek prices --set m CNY 1 2 much", "much"),
+        ("%deepseek prices --set m CNY 1 2 -3", "-3"),
+        ("%deepseek prices --set m yuan 1 2 3", "yuan"),
+        ("%deepseek prices --unset m", "No price of your own is set for 'm'"),
         ("%deepseek 'balance", "cannot read its line"),
         ("%deepseek sandbox", "%deepseek sandbox on 0.05 CNY"),
         ("%deepseek sandbox on much", "is not an amount"),
@@ -628,6 +651,9 @@ def test_a_wrong_line_fails_in_one_line(run: Run, account: Sandbox, source: str,
         ("%deepseek sandbox ", ["fail", "off", "on", "top-up"]),
         ("%deepseek sandbox t", ["top-up"]),
         ("%deepseek login ", ["--save"]),
+        ("%deepseek usage --", ["--by", "--days", "--notebook"]),
+        ("%deepseek usage --d", ["--days"]),
+        ("%deepseek prices ", ["--set", "--unset"]),
         ("%%deepseek -t off\nAbout {{sal", ["sales"]),
     ],
 )
@@ -873,10 +899,151 @@ def test_usage_adds_up_what_was_asked(run: Run, account: Sandbox) -> None:
 
     lines = run("%deepseek usage").text.splitlines()
 
-    flash = next(line.split() for line in lines if "deepseek-flash" in line)
-    pro = next(line.split() for line in lines if "deepseek-v4-pro" in line)
+    rows = [line.split() for line in lines if "CNY  " in line]
+    flash, pro = sorted(rows, key=lambda row: row[1])
+    assert (flash[1], pro[1]) == ("deepseek-flash", "deepseek-v4-pro")
     assert (flash[2], pro[2]) == ("2", "1")
     assert lines[-1].startswith("Together 0.0")
+
+
+def test_usage_by_what_is_asked_for(run: Run, account: Sandbox) -> None:
+    """`--by` names the columns, however they are written, and `--days` how far back it goes."""
+    for model in ("flash", "flash", "pro"):
+        run(f"%%deepseek -t off -m {model}\nWhy?")
+
+    by_model = run("%deepseek usage --by model").text
+    ways = [
+        run(f"%deepseek usage {flags}").text
+        for flags in (
+            "--by=model,day",
+            "--by model, day --days 1",
+            "--days=30 --by model day model",
+        )
+    ]
+
+    head, *rows = by_model[by_model.index("Model ") :].splitlines()
+    assert head.split()[:3] == ["Model", "Asked", "Cost"]
+    assert {row.split()[0]: row.split()[1] for row in rows[:2]} == {
+        "deepseek-flash": "2",
+        "deepseek-v4-pro": "1",
+    }
+    assert "Model            Day         Asked" in ways[0]
+    assert ways[1].splitlines()[-1] == ways[0].splitlines()[-1]
+    assert "Spent per day" in by_model
+    assert "Spent per day" not in ways[1]
+    assert "Model            Day         Asked" in ways[2]
+
+
+def test_usage_of_a_saved_notebook_needs_no_account(
+    shell: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`--notebook FILE` adds up what the file shows, without a key and without a ledger."""
+    stamp = {"model": "deepseek-flash", "cost": "0.0123", "currency": "CNY"}
+    output = {"output_type": "display_data", "metadata": {"deepseek_magic": stamp}}
+    path = tmp_path / "my notebook.ipynb"
+    path.write_text(json.dumps({"cells": [{"outputs": [output, output]}]}))
+
+    ran = runner(shell, capsys)(f"%deepseek usage --notebook '{path}'")
+
+    assert ran.error is None
+    assert ran.text.splitlines()[1].split() == [
+        *("deepseek-flash", "2", "0.025", "CNY", "unknown", "unknown")
+    ]
+    assert "Together 0.025 CNY. Counted are the answers that my notebook.ipynb shows" in ran.last
+    assert not ledger_path().exists()
+
+
+class Relay(BaseHTTPRequestHandler):
+    """A company with a model of its own, whose price nobody here knows."""
+
+    def do_GET(self) -> None:
+        """Tell the balance."""
+        row = {"currency": "CNY", "total_balance": "5.00"}
+        self.send("application/json", json.dumps({"is_available": True, "balance_infos": [row]}))
+
+    def do_POST(self) -> None:
+        """Answer any question in a word."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        usage = {"prompt_tokens": 30, "prompt_cache_hit_tokens": 20, "completion_tokens": 1}
+        choice = {"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop"}
+        chunk = {"model": "my-model", "choices": [choice], "usage": usage}
+        self.send("text/event-stream", f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n")
+
+    def send(self, kind: str, body: str) -> None:
+        """Send one response."""
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def relay(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give a company of its own model to whatever looks at the environment."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Relay) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("DEEPSEEK_API_KEY", "a-key-of-this-test")
+        monkeypatch.setenv("DEEPSEEK_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        yield
+        server.shutdown()
+
+
+def test_a_price_of_the_users_own(
+    relay: None, shell: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`prices --set` prices what was unpriced and what comes, and says how to keep it."""
+    run = runner(shell, capsys)
+    run("%%deepseek -t off -m my-model\nWhy?")
+    unpriced = run("%deepseek usage --by model")
+
+    told = run("%deepseek prices --set my-model cny 0.02 1 4")
+    shown = run("%deepseek prices").text
+    run("%%deepseek -t off -m my-model -o after\nWhy not?")
+    usage = run("%deepseek usage --by model")
+
+    assert "1 question is unpriced" in unpriced.last
+    assert "1 question that was unpriced has a cost now." in told.text
+    assert told.last == "c.DeepSeekMagics.prices = {'my-model': {'CNY': '0.02 1 4'}}"
+    assert re.search(r"my-model +all hours +0\.02 CNY +1\.00 CNY +4\.00 CNY +set by you", shown)
+    assert shell.user_ns["after"].cost == Decimal("0.0000144")
+    assert "unpriced" not in usage.text
+    assert "Together 0.000029 CNY." in usage.last
+
+
+def test_an_own_price_beats_the_list_until_it_is_unset(run: Run, account: Sandbox) -> None:
+    """A price of the user's own stands instead of the list's; unset, the list's holds again."""
+    run("%deepseek prices --set flash CNY 1 9 9 9 99 99")
+    own = run("%deepseek prices").text
+    gone = run("%deepseek prices --unset flash")
+    listed = run("%deepseek prices").text
+
+    rows = [line for line in own.splitlines() if re.match("deepseek-flash .* CNY", line)]
+    assert [row.endswith("set by you") for row in rows] == [True, True]
+    assert "99.00 CNY" in own
+    assert gone.last == "c.DeepSeekMagics.prices = {}"
+    assert "set by you" not in listed
+    assert len(account.traffic) == 0
+
+
+def test_prices_tell_when_the_hours_change(run: Run) -> None:
+    """The hours that hold now are named, and when they change by the reader's clock."""
+    text = " ".join(run("%deepseek prices").text.split())
+
+    assert re.search(
+        r"(Off-peak hours now; peak|Peak hours now; off-peak) from .*\d\d:\d\d by your clock", text
+    )
+
+
+def test_prices_need_no_key(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prices are shown and set without an account."""
+    run = runner(shell, capsys)
+
+    assert run("%deepseek prices --set my-model CNY 1 2 3").error is None
+    assert "set by you" in run("%deepseek prices").text
 
 
 def test_a_low_mark_is_the_users(run: Run) -> None:

@@ -194,15 +194,16 @@ def test_the_examples_of_the_help_are_right() -> None:
 
     options = [parse(line) for line in lines]
 
-    assert len(options) == 3
-    assert options[2].json
+    assert len(options) == 4
+    assert options[2].dry_run
+    assert options[3].json
 
 
 @pytest.mark.parametrize(
     ("line", "token", "names"),
     [
         ("%%deepseek --m", "--m", ["--model", "--max-tokens"]),
-        ("--o", "--o", ["--out", "--on-empty"]),
+        ("--o", "--o", ["--out", "--on-empty", "--off-peak"]),
         ("--json --j", "--j", []),
         ("--stop x --st", "--st", ["--stop"]),
         ("%%deepseek -m f", "f", ["flash"]),
@@ -227,7 +228,7 @@ def test_tab_after_a_dash_offers_all_options() -> None:
     offered = complete("%%deepseek -", "-")
 
     assert {"-m", "--model", "--help", "--stop"} <= set(offered)
-    assert len(offered) == len(set(offered)) == 17
+    assert len(offered) == len(set(offered)) == 21
 
 
 def test_reading_and_filling_in_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:

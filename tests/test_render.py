@@ -6,7 +6,6 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from html.parser import HTMLParser
-from itertools import pairwise
 from typing import Any, get_args
 
 import pytest
@@ -38,13 +37,12 @@ from deepseek_magic.tables import (
     pending_shown,
     prices_shown,
     settings_shown,
-    table_shown,
-    usage_shown,
 )
 from deepseek_magic.top_up import Look
-from deepseek_magic.wire import Answer, Balance, BalanceInfo, State, Usage
+from deepseek_magic.wire import Answer, Balance, BalanceInfo, CostRange, State, Usage
 
 NOW = datetime(2026, 11, 22, 6, 53, 10, tzinfo=UTC)
+TODAY = NOW.astimezone().date()
 TOP_UP = "https://platform.deepseek.com/top_up"
 EVIL = '<script>alert(\'x\')</script>" onload="x" \x1b[31m $x$ \\(y\\)'
 VOID = ("br", "hr", "link")
@@ -115,7 +113,7 @@ def notice(**changes: Any) -> Notice:
         "what": "The account is empty; the question was not answered.",
         "at": NOW,
         "balance": balance("0.00", available=False),
-        "likely_cost": Decimal("0.0123"),
+        "likely_cost": CostRange(Decimal("0.0113"), Decimal("0.031"), Decimal("0.0123")),
         "currency": "CNY",
         "kept": None,
         "top_up_url": TOP_UP,
@@ -170,30 +168,10 @@ def pending(**changes: Any) -> Pending:
     return Pending(**{**usual, **changes})
 
 
-def usage_row(**changes: Any) -> dict[str, Any]:
-    """Give one row of the ledger's usage with some *changes*."""
-    return {
-        "day": "2026-11-22",
-        "model": "deepseek-flash",
-        "notebook": "a.ipynb",
-        "currency": "CNY",
-        "queries": 12,
-        "cost": Decimal("0.123"),
-        "unpriced": 0,
-        "prompt_tokens": 1234567,
-        "prompt_cache_hit_tokens": 1000,
-        "prompt_cache_miss_tokens": 1233567,
-        "completion_tokens": 4000,
-        "reasoning_tokens": 0,
-        **changes,
-    }
-
-
 def test_every_foreign_text_is_escaped() -> None:
     """Whatever comes from the API, the notebook or the user, no tag and no control is made."""
     evil = {EVIL: BalanceInfo(EVIL, Decimal(1), Decimal(1))}
     account = Balance(None, evil, NOW)
-    row = usage_row(day=EVIL, model=EVIL, notebook=EVIL, currency=EVIL)
     price = Price(EVIL, EVIL, "peak", NOW, Decimal(1), Decimal(1), Decimal(1))
     hostile = answer(text=EVIL, reasoning=EVIL, model=EVIL, finish_reason=EVIL, currency=EVIL)
 
@@ -209,7 +187,6 @@ def test_every_foreign_text_is_escaped() -> None:
         models_shown([Model(id=EVIL, name=EVIL, input_modalities=(EVIL,))]),
         prices_shown([price], NOW, date(2026, 11, 15), EVIL),
         settings_shown(EVIL, [(EVIL, EVIL, EVIL)]),
-        usage_shown([row]),
         waiting_shown(EVIL),
         pending_shown([pending(text=EVIL, notebook=EVIL)], NOW, here=None),
         above_widgets(settings_shown(EVIL, []), EVIL, EVIL),
@@ -547,90 +524,39 @@ def test_the_state_is_told_by_word_and_colour(state: State) -> None:
 
 
 def test_the_days_are_drawn() -> None:
-    """The line goes up where more was spent, and stays within its frame."""
-    shown = balance_shown(facts(days=(Decimal(0), Decimal("0.4"), Decimal("1.2"))))
+    """The balance has a line of what the last days took, and none where nothing was spent."""
+    days = {TODAY: Decimal("1.2"), TODAY - timedelta(days=1): Decimal("0.4")}
 
-    found = re.search(r'points="([^"]*)"', shown.html)
-    assert found
-    points = [tuple(map(float, point.split(","))) for point in found[1].split()]
-    assert all(left[0] < right[0] and left[1] > right[1] for left, right in pairwise(points))
-    assert all(0 <= x <= 160 and 0 <= y <= 28 for x, y in points)
-    assert "the last 3 days, at most 1.20 a day" in Page(shown.html).words
+    shown = balance_shown(facts(days=days))
 
-
-@pytest.mark.parametrize("days", [(), (Decimal(1),)])
-def test_one_day_is_no_line(days: tuple[Decimal, ...]) -> None:
-    """Less than two days are not drawn; days without spending are a flat line."""
-    assert "svg" not in balance_shown(facts(days=days)).html
-    assert "svg" in balance_shown(facts(days=(Decimal(0), Decimal(0)))).html
+    assert "polyline" in shown.html
+    assert "the last 14 days, at most 1.20 CNY a day" in Page(shown.html).words
+    assert "▁" in shown.text
+    assert "svg" not in balance_shown(facts(days={})).html
 
 
-def test_a_table_is_aligned() -> None:
-    """In text the columns stand below each other, numbers to the right."""
-    shown = table_shown(("Name", "N"), [("a", "1"), ("long name", "1,000")], right=(1,), note="x")
+def test_the_hours_stay_true() -> None:
+    """The balance names the moment at which the hours change, and what they become."""
+    shown = balance_shown(facts(band="off-peak", changes=NOW + timedelta(days=2)))
 
-    assert shown.text == "Name           N\na              1\nlong name  1,000\n\nx"
-
-
-def test_the_models() -> None:
-    """Each model is told with its lengths; what the API did not say is unknown."""
-    text = models_shown([Model("a", "A", 1048576, 10, ("text", "image")), Model("b")]).text
-
-    assert "a      A     1,048,576              10  text, image" in text
-    assert "unknown         unknown  unknown" in text
+    when = f"{(NOW + timedelta(days=2)).astimezone():%A %H:%M}"
+    for words in (Page(shown.html).words, " ".join(shown.text.split())):
+        assert f"Hours off-peak until {when}, then peak" in words
 
 
-def test_the_prices() -> None:
-    """Prices are told with their hours, their start and the age of the list."""
-    since = datetime(2026, 9, 10, 4, tzinfo=UTC)
-    row = Price("m", "CNY", "off-peak", since, Decimal("0.02"), Decimal(1), Decimal(4))
+def test_what_the_readings_tell() -> None:
+    """A finding stands with the balance, in words."""
+    shown = balance_shown(facts(notes=("Prices may have changed.",)))
 
-    text = prices_shown([row], NOW, date(2026, 11, 21), "https://a.b").text
-
-    assert "m      off-peak, now       0.02 CNY  1.00 CNY  4.00 CNY  2026-09-10" in text
-    assert "Monday to Friday 09:00-12:00 and 14:00-18:00 Beijing time" in text
-    assert "Checked 2026-11-21 (1 day ago) against https://a.b" in text
-
-
-def test_the_usage() -> None:
-    """Days are told with their tokens and cost; the dearest has the longest bar."""
-    rows = [usage_row(), usage_row(day="2026-11-23", cost=Decimal("0.0615"), queries=1)]
-
-    lines = usage_shown(rows).text.splitlines()
-
-    assert lines[1].endswith("0.123 CNY  ████████████")
-    assert lines[2].endswith("0.062 CNY  ██████")
-    assert lines[-1] == "Together 0.185 CNY."
-
-
-def test_unpriced_usage_is_not_zero() -> None:
-    """A question whose price is not known is counted as unpriced, beside the sum."""
-    rows = [
-        usage_row(cost=None, unpriced=2, currency=None, prompt_tokens=None),
-        usage_row(unpriced=1),
-        usage_row(cost=None),
-    ]
-
-    lines = usage_shown(rows).text.splitlines()
-
-    assert "unknown" in lines[1]
-    assert lines[1].endswith("unpriced")
-    assert "0.123 CNY + 1 unpriced" in lines[2]
-    assert lines[3].endswith("0.00 CNY")
-    assert lines[-1] == "Together 0.123 CNY, and 3 questions unpriced."
-
-
-def test_no_usage_is_said() -> None:
-    """An empty ledger is a sentence and not an empty table."""
-    assert usage_shown([]).text == "Nothing has been asked from this account yet."
+    assert "Note Prices may have changed." in Page(shown.html).words
+    assert "Prices may have changed." in shown.text
 
 
 @pytest.mark.parametrize(
     "shown",
     [
         notice_shown(notice()),
-        balance_shown(facts(days=(Decimal(1), Decimal(2)))),
-        usage_shown([usage_row()]),
+        balance_shown(facts(days={TODAY: Decimal(2)})),
         thinking_shown("a", 1),
     ],
 )
