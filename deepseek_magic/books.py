@@ -42,6 +42,8 @@ class Books:
         self._alarm: Alarm | None = None
         self._findings: list[Finding] = []
         self._compared: datetime | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
         self._lock = threading.Lock()
 
     def usage(self, by: str | Iterable[str], days: int | None) -> pd.DataFrame:
@@ -109,10 +111,17 @@ class Books:
 
     def compare_soon(self) -> None:
         """Compare on a thread of its own, now and then: it takes a moment on a long ledger."""
-        if self._is_due():
-            threading.Thread(
+        if not self._closed and self._is_due():
+            self._thread = threading.Thread(
                 target=self._compare, name="deepseek_magic compare", daemon=True
-            ).start()
+            )
+            self._thread.start()
+
+    def close(self) -> None:
+        """Compare no more; what is under way is left to itself after a second."""
+        self._closed = True
+        if self._thread is not None:
+            self._thread.join(1.0)
 
     def compare(self) -> None:
         """Compare the readings of the balance with what is recorded, if it was not done lately."""

@@ -155,11 +155,24 @@ class Clearance:
 
     def estimate(self, request: Request, at: datetime) -> Estimate:
         """Reckon what *request* will cost at the moment *at*."""
-        return estimate_at(self._ledger, request, self._purse.currency, at, self.own)[0]
+        return self._reckoned(request, at)[0]
+
+    def _reckoned(
+        self, request: Request, at: datetime, *, exactly: bool = False
+    ) -> tuple[Estimate, Price | None]:
+        return estimate_at(
+            self._ledger,
+            self._account,
+            request,
+            currency=self._purse.currency,
+            at=at,
+            own=self.own,
+            exactly=exactly,
+        )
 
     def _facts(self, request: Request, cap: Cap | None, *, exactly: bool = False) -> Facts:
         at, currency = self._clock(), self._purse.currency
-        guess, dear = estimate_at(self._ledger, request, currency, at, self.own, exactly=exactly)
+        guess, dear = self._reckoned(request, at, exactly=exactly)
         facts = Facts(
             request=request,
             estimate=guess,
@@ -222,9 +235,7 @@ class Clearance:
             estimate=facts.estimate,
             band=prices.band(facts.at),
             changes=changes,
-            other=estimate_at(
-                self._ledger, request, facts.currency, changes, self.own, exactly=True
-            )[0],
+            other=self._reckoned(request, changes, exactly=True)[0],
             balance=facts.balance,
             currency=facts.currency,
             covers=limits.covers(facts.balance, facts.estimate),
@@ -238,21 +249,24 @@ class Clearance:
 
 def estimate_at(
     ledger: Ledger,
+    account: str | None,
     request: Request,
+    *,
     currency: str | None,
     at: datetime,
     own: Sequence[Price],
-    *,
     exactly: bool = False,
 ) -> tuple[Estimate, Price | None]:
     """Reckon what *request* will cost at the moment *at*, and find the price of its worst case.
 
-    A price that will change soon may be the one that counts. Counting tokens
-    *exactly* takes its time.
+    Without an *account* nothing is known of earlier answers. A price that will change
+    soon may be the one that counts. Counting tokens *exactly* takes its time.
     """
     size = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
     model = prices.price_list().aliases.get(request.model, request.model)
-    past = ledger.past(model, request.think, json=request.json, tokens_in=size // 4)
+    past = None
+    if account is not None:
+        past = ledger.past(account, model, request.think, json=request.json, tokens_in=size // 4)
     price = prices.price(request.model, currency, at, own=own)
     ahead = (prices.price(request.model, currency, when, own=own) for when in _peaks_ahead(at))
     dear = max((p for p in (price, *ahead) if p is not None), key=lambda p: p.out, default=None)

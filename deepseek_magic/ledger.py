@@ -301,6 +301,7 @@ class Ledger:
 
     def past(
         self,
+        account: str,
         model: str,
         think: str | None,
         *,
@@ -308,16 +309,16 @@ class Ledger:
         tokens_in: int,
         wait: float | None = READ_SECONDS,
     ) -> Past | None:
-        """Tell how long the newest answers to questions of this kind and length were.
+        """Tell how long *account*'s newest answers to questions of this kind and length were.
 
         Where there are too few, those of any length count, then all of this *model*
         and *think*; None without any, or where the file is not free within *wait* seconds.
         """
-        like = (model, think, json)
+        like = (account, model, think, json)
         kinds = (
             ("answers of this kind and length", schema.OF_A_KIND, (*like, *about(tokens_in))),
             ("answers of this kind", schema.OF_A_KIND, (*like, 0, MOST)),
-            ("answers of this model", schema.OF_A_MODEL, (model, think)),
+            ("answers of this model", schema.OF_A_MODEL, (account, model, think)),
         )
 
         def lengths() -> Past | None:

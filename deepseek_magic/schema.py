@@ -186,7 +186,8 @@ def _create_indexes(db: sqlite3.Connection) -> None:
     )
     db.execute(
         "CREATE INDEX entries_of_a_kind ON entries"
-        " (model, think, json, id, prompt_tokens, completion_tokens, state) WHERE state = 'done'"
+        " (account, model, think, json, id, prompt_tokens, completion_tokens, state)"
+        " WHERE state = 'done'"
     )
 
 
@@ -244,13 +245,14 @@ DAYS = (
 # No more than the newest are looked at, or a length that no answer has would be sought in all.
 OF_A_KIND = (
     "SELECT completion_tokens FROM (SELECT id, prompt_tokens, completion_tokens FROM entries"
-    " WHERE model = ? AND think IS ? AND json IS ? AND state = 'done' ORDER BY id DESC LIMIT 500)"
+    " WHERE account = ? AND model = ? AND think IS ? AND json IS ? AND state = 'done'"
+    " ORDER BY id DESC LIMIT 500)"
     " WHERE completion_tokens IS NOT NULL AND prompt_tokens BETWEEN ? AND ?"
     " ORDER BY id DESC LIMIT 50"
 )
 _SOME = (
-    "SELECT * FROM (SELECT id, completion_tokens FROM entries WHERE model = ?1 AND think IS ?2"
-    " AND json IS {} AND state = 'done' ORDER BY id DESC LIMIT 50)"
+    "SELECT * FROM (SELECT id, completion_tokens FROM entries WHERE account = ?1 AND model = ?2"
+    " AND think IS ?3 AND json IS {} AND state = 'done' ORDER BY id DESC LIMIT 50)"
 )
 OF_A_MODEL = (
     f"SELECT completion_tokens FROM ({' UNION ALL '.join(map(_SOME.format, (0, 1, 'NULL')))})"

@@ -121,7 +121,7 @@ class Session:
         self._clock = clock
         self._key = Key(api_key.strip()) if isinstance(api_key, str) else api_key
         self._currency = currency
-        self._waited = False
+        self._waited = self._looked = False
         self._watch = Watch()
         self.was_refused = False
         """Whether the last answer came after a refusal: a balance known before it is no more."""
@@ -230,9 +230,8 @@ class Session:
         error: DeepSeekError | None = None
         going: Admitted | None = None
         try:
-            if answer.currency is None:  # the first question ever; its price hangs on it
-                self.refresh()
-                self.purse.wait(CURRENCY_SECONDS)
+            if answer.currency is None:
+                self._look_for_currency()
             going = self.clearance.admit(
                 request, terms, lambda sent, at: self._asked(sent, cell, at)
             )
@@ -256,6 +255,13 @@ class Session:
         if error is not None:
             raise self._with_facts(error, answer)
         yield self._with_earlier_try(ended, answer)
+
+    def _look_for_currency(self) -> None:
+        """Read the balance, and let an account's first question wait a moment for its currency."""
+        self.refresh()
+        if not self._looked:
+            self._looked = True
+            self.purse.wait(CURRENCY_SECONDS)
 
     def _with_facts(self, error: DeepSeekError, answer: Answer) -> DeepSeekError:
         """Add what had arrived, and for want of money the last known balance."""
@@ -417,13 +423,22 @@ class Session:
         where it is known; *at* is now, if it is not given.
         """
         request = self._request(prompt, settings)
-        if currency is None:
-            try:
-                currency = self.currency
-            except NoKey:
-                currency = self._currency
+        account: str | None = None
+        try:
+            account, currency = self.account, currency or self.currency
+        except NoKey:
+            currency = currency or self._currency
         when = at or self._clock()
-        return estimate_at(self.ledger, request, currency, when, self._own, exactly=True)[0]
+        guess, _ = estimate_at(
+            self.ledger,
+            account,
+            request,
+            currency=currency,
+            at=when,
+            own=self._own,
+            exactly=True,
+        )
+        return guess
 
     def preview(self, prompt: str | Request, *, budget: object = None, **settings: Any) -> Preview:
         """Tell what a question would cost and what the checks would say; sends nothing of it.
@@ -613,6 +628,8 @@ class Session:
         try:
             if self._purse is not None:
                 self._purse.close()
+            if self._books is not None:
+                self._books.close()
             if self._client is not None:
                 self._client.close()
         finally:

@@ -613,7 +613,7 @@ def test_reads_never_raise(opened: Callable[..., Ledger], path: Path) -> None:
     assert ledger.entries() == []
     assert ledger.last_reading(OURS, wait=None) is None
     assert ledger.spent(OURS, None) == {}  # type: ignore[arg-type]  # a caller's mistake
-    assert ledger.past(Odd(), None, json=False, tokens_in=1) is None  # type: ignore[arg-type]  # the same
+    assert ledger.past("a", Odd(), None, json=False, tokens_in=1) is None  # type: ignore[arg-type]  # the same
     assert "left out" in (ledger.problem or "")
 
 
@@ -679,7 +679,7 @@ def test_reads_after_closing(opened: Callable[..., Ledger], path: Path) -> None:
 
     assert ledger.spent(OURS, AT) == {}
     assert ledger.last_reading(OURS) is None
-    assert ledger.past("deepseek-flash", None, json=False, tokens_in=1) is None
+    assert ledger.past("a", "deepseek-flash", None, json=False, tokens_in=1) is None
     assert ledger.days(OURS, "CNY", AT.date()) == {}
     assert ledger.spending(OURS, AT) == []
     assert ledger.readings(OURS, AT) == []

@@ -943,7 +943,8 @@ def answered(ledger: Ledger, out: Sequence[int], size: int = 100, **more: Any) -
 
 def past(ledger: Ledger, size: int = 100, **more: Any) -> Past | None:
     like = {"model": FLASH, "think": None, "json": False, **more}
-    return ledger.past(like.pop("model"), like.pop("think"), tokens_in=size, wait=None, **like)
+    like = {"account": OURS, "tokens_in": size, "wait": None, **like}
+    return ledger.past(**like)
 
 
 def test_answers_of_this_kind_and_length(opened: Callable[..., Ledger]) -> None:
@@ -1012,7 +1013,7 @@ def test_the_past_of_a_locked_file(opened: Callable[..., Ledger], path: Path) ->
     answered(ledger, [1, 2, 3])
     with closing(at_hand(path)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        assert ledger.past(FLASH, None, json=False, tokens_in=100, wait=0.05) is None
+        assert ledger.past(OURS, FLASH, None, json=False, tokens_in=100, wait=0.05) is None
 
 
 # What becomes known later
@@ -1178,8 +1179,8 @@ def test_odd_values_of_old(opened: Callable[..., Ledger], path: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "values"),
     [
-        (schema.OF_A_KIND, (FLASH, None, False, 1, 9)),
-        (schema.OF_A_MODEL, (FLASH, None)),
+        (schema.OF_A_KIND, (OURS, FLASH, None, False, 1, 9)),
+        (schema.OF_A_MODEL, (OURS, FLASH, None)),
         (schema.SPENT, (OURS, 0, None)),
         (schema.SPENDING, (OURS, 0)),
         (schema.TODAY, (OURS, DAY, "CNY")),
@@ -1220,3 +1221,12 @@ def test_no_more_than_the_newest_are_looked_at(opened: Callable[..., Ledger]) ->
     found = past(ledger, 10_000)
 
     assert found == Past(50, 9, 9, 9, "answers of this kind")
+
+
+def test_the_past_of_another_account(opened: Callable[..., Ledger]) -> None:
+    """What another account's answers took, such as a simulated one's, says nothing of this one."""
+    ledger = opened()
+    answered(ledger, [5, 5, 5], account="another")
+
+    assert past(ledger) is None
+    assert past(ledger, account="another") is not None

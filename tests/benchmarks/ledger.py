@@ -102,7 +102,7 @@ def figures(ledger: Ledger) -> None:
     day, hour = NOW.astimezone().date().isoformat(), NOW - timedelta(hours=1)
     like = {"json": False, "tokens_in": 1000}
     timed("today", lambda: ledger.today(OURS, day, "CNY"), 200)
-    timed("past", lambda: ledger.past(MODELS[0], None, **like), 200)  # type: ignore[arg-type]  # as named
+    timed("past", lambda: ledger.past(OURS, MODELS[0], None, **like), 200)  # type: ignore[arg-type]  # as named
     timed("past, of a length that no question has", lambda: _odd(ledger), 200)
     timed("past, of a kind that no question has", lambda: _unknown(ledger), 200)
     timed("spent within an hour", lambda: ledger.spent(OURS, hour), 200)
@@ -115,11 +115,11 @@ def figures(ledger: Ledger) -> None:
 
 
 def _odd(ledger: Ledger) -> object:
-    return ledger.past(MODELS[0], None, json=False, tokens_in=10**6)
+    return ledger.past(OURS, MODELS[0], None, json=False, tokens_in=10**6)
 
 
 def _unknown(ledger: Ledger) -> object:
-    return ledger.past("another", "max", json=True, tokens_in=10)
+    return ledger.past(OURS, "another", "max", json=True, tokens_in=10)
 
 
 def writes(ledger: Ledger) -> None:
