@@ -24,6 +24,7 @@ LOG = logging.getLogger("deepseek_magic")
 
 BY = ("day", "model", "notebook", "cell")
 SUMS = ("currency", "queries", "cost", "unpriced", "cost_low", "cost_high", "ranged", "saved")
+NUMBERS = ("queries", "unpriced", "ranged")
 LOOKS_BACK = timedelta(days=30)
 """How far back readings of the balance are compared with what is recorded."""
 COMPARES = timedelta(minutes=10)
@@ -55,11 +56,21 @@ class Books:
                 "Session.usage() gives a DataFrame, and pandas is not installed: pip install pandas"
             ) from None
         names = dimensions([by] if isinstance(by, str) else by)
-        since = None
-        if days is not None:
-            since = self._clock().astimezone().date() - timedelta(days=max(days, 1) - 1)
-        rows = self._ledger.usage(self._account, by=names, since=since)
-        return pd.DataFrame(rows, columns=[*names, *SUMS, *Usage.__slots__])
+        rows = self._ledger.usage(self._account, by=names, since=self._first(days))
+        frame = pd.DataFrame(rows, columns=[*names, *SUMS, *Usage.__slots__])
+        return frame.astype(dict.fromkeys(NUMBERS, "int64"))
+
+    def _first(self, days: int | None) -> date | None:
+        """Give the first of the last *days*, up to today."""
+        if days is None:
+            return None
+        if not isinstance(days, int):
+            raise InvalidOption(
+                f"`days` is a whole number of days up to today, such as 7, and "
+                f"{one_line(repr(days), 40)} is none."
+            )
+        today = self._clock().astimezone().date()
+        return today - timedelta(days=min(max(days, 1), today.toordinal()) - 1)
 
     # -- before it hurts ------------------------------------------------------------
 
@@ -148,9 +159,9 @@ class Books:
         self._findings = found
 
 
-def dimensions(names: Iterable[str]) -> tuple[str, ...]:
+def dimensions(names: object) -> tuple[str, ...]:
     """Check the *names* by which spending is added up; each counts once."""
-    given = tuple(names)
+    given = tuple(names) if isinstance(names, Iterable) else (names,)
     for name in given:
         if name not in BY:
             near = nearest(str(name), BY)

@@ -31,8 +31,10 @@ LOG = logging.getLogger("deepseek_magic")
 OLD = timedelta(hours=1)
 """A reading of the balance that is older is read anew before a question."""
 JUST_READ = timedelta(seconds=5)
-READ_SECONDS = 3.0
+READ_SECONDS = 1.0
 """How long a check waits for a reading, at most; what comes later is unknown to it."""
+FIRST_READ_SECONDS = 3.0
+"""The same for a dry run on an account that was never read: it is to show the balance."""
 LONG_ANSWER = timedelta(hours=3)
 """A change of the hours within this time may decide the price of an answer that begins now."""
 TRIES = 20
@@ -49,7 +51,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A question that may go out, and what it has *reserved* of its cap."""
+    """A question that may go out, and what it has *reserved* of its cap, by its entry's name."""
 
     call: Call
     reserved: Decimal
@@ -61,7 +63,7 @@ class Admitted:
             paid = at_most(answer)
             if paid is None:
                 paid = self.reserved if billed else Decimal(0)
-            self.cap.settle(self.reserved, paid)
+            self.cap.release(self.call.entry, paid)
 
 
 class Clearance:
@@ -89,7 +91,7 @@ class Clearance:
         if limited and self._purse.currency is None:
             self._learn_currency()
         for _ in range(TRIES):
-            facts = self._facts(request, terms.cap)
+            facts = self._facts(request, terms.cap, checked=not terms.anyway)
             refusal = None if terms.anyway else limits.refusal(facts)
             if refusal is not None:
                 raise self._with_steps(refusal, facts)
@@ -108,28 +110,32 @@ class Clearance:
         request, guess = facts.request, facts.estimate
         if not terms.anyway and (bounded := limits.bounded(facts)) != request:
             request, guess = bounded, self.estimate(bounded, facts.at)
-        most = guess.worst or Decimal(0)
-        if terms.cap is not None and not terms.cap.reserve(most):
-            if not terms.anyway:
-                return None
-            terms.cap.settle(Decimal(0), most)
         note = replace(
             asked(facts.request, facts.at), currency=facts.currency, reserved=guess.worst
         )
-        entry: int | None = None
+        call = Call(self._ledger.new_entry(), request, guess, facts.at)
+        going = Admitted(call, guess.worst or Decimal(0), terms.cap)
         try:
-            entry = self._note(note, anyway=terms.anyway)
-        finally:
-            if entry is None and terms.cap is not None:
-                terms.cap.settle(most, Decimal(0))
-        if entry is None:
-            return None
-        return Admitted(Call(entry, request, guess, facts.at), most, terms.cap)
+            if self._is_reserved(going, note, facts, anyway=terms.anyway):
+                return going
+        except BaseException:  # an interrupt, most likely: nothing was sent, nothing stays reserved
+            self._ledger.withdraw(call.entry)
+            going.settle(Answer(), billed=False)
+            raise
+        going.settle(Answer(), billed=False)
+        return None
 
-    def _note(self, asked: Asked, *, anyway: bool) -> int | None:
+    def _is_reserved(self, going: Admitted, note: Asked, facts: Facts, *, anyway: bool) -> bool:
+        entry, cap = going.call.entry, going.cap
+        if cap is not None and not cap.hold(entry, going.reserved, beyond=anyway):
+            return False
         if anyway or self.day_limit is None:
-            return self._ledger.ask(asked)
-        return self._ledger.reserve(asked, self.day_limit).entry
+            self._ledger.ask(note, entry=entry)
+            return True
+        found = self._ledger.reserve(note, self.day_limit, entry=entry)
+        if found.entry is None and found.spent is None:
+            raise self._with_steps(limits.day_unknown(facts), facts)
+        return found.entry is not None
 
     def _log(self, facts: Facts) -> None:
         """Log the state of the money before a question: one line, without its words."""
@@ -170,7 +176,9 @@ class Clearance:
             exactly=exactly,
         )
 
-    def _facts(self, request: Request, cap: Cap | None, *, exactly: bool = False) -> Facts:
+    def _facts(
+        self, request: Request, cap: Cap | None, *, exactly: bool = False, checked: bool = True
+    ) -> Facts:
         at, currency = self._clock(), self._purse.currency
         guess, dear = self._reckoned(request, at, exactly=exactly)
         facts = Facts(
@@ -185,10 +193,9 @@ class Clearance:
         )
         if self.day_limit is not None and facts.currency is not None:
             facts = self._with_day(facts, self.day_limit, facts.currency)
-        if self._wants_reading(facts):
-            self._purse.refresh()
-            self._purse.wait(READ_SECONDS)
-            facts = replace(facts, balance=self._purse.known)
+        if checked and self._wants_reading(facts):
+            fresh = self._purse.reread(READ_SECONDS)
+            facts = replace(facts, balance=self._purse.known, fresh=fresh)
         return facts
 
     def _with_day(self, facts: Facts, limit: Decimal, currency: str) -> Facts:
@@ -201,11 +208,14 @@ class Clearance:
             return replace(facts, day_left=limit - today.spent - today.under_way)
 
     def _wants_reading(self, facts: Facts) -> bool:
-        """Tell whether a fresh reading may change what the checks say."""
+        """Tell whether a fresh reading may change what the checks say.
+
+        It is what a refusal rests on: a top-up may have come since the last one.
+        """
         known = facts.balance
         if known is None or not known.effective:
             return False  # nothing is refused for it
-        if limits.is_old(known, facts.at, OLD):
+        if limits.lacks(facts) or limits.is_old(known, facts.at, OLD):
             return True
         return limits.is_near(facts) and limits.is_old(known, facts.at, JUST_READ)
 
@@ -227,7 +237,7 @@ class Clearance:
         """Tell all that is known of *request*; sends nothing but, if need be, for the balance."""
         if self._purse.known is None:
             self._purse.refresh()
-            self._purse.wait(READ_SECONDS)
+            self._purse.wait(FIRST_READ_SECONDS)
         facts = self._facts(request, cap, exactly=True)
         changes, _ = prices.next_change(facts.at)
         return Preview(
@@ -268,15 +278,16 @@ def estimate_at(
     if account is not None:
         past = ledger.past(account, model, request.think, json=request.json, tokens_in=size // 4)
     price = prices.price(request.model, currency, at, own=own)
-    ahead = (prices.price(request.model, currency, when, own=own) for when in _peaks_ahead(at))
-    dear = max((p for p in (price, *ahead) if p is not None), key=lambda p: p.out, default=None)
+    ahead = (prices.price(request.model, currency, when, own=own) for when in _edges_ahead(at))
+    dear = prices.dearest(price, *ahead)
     guess = estimate(request, price, past, exactly=exactly)
-    if dear is not None and dear is not price:
+    if dear is not None and dear != price:
         guess = replace(guess, worst=worst(request, dear))
     return guess, dear
 
 
-def _peaks_ahead(at: datetime) -> list[datetime]:
+def _edges_ahead(at: datetime) -> list[datetime]:
     local = at.astimezone(BEIJING)
-    begins = (datetime.combine(local.date(), start, BEIJING) for start, _ in PEAK_HOURS)
-    return [start for start in begins if local < start <= local + LONG_ANSWER]
+    clocks = (clock for hours in PEAK_HOURS for clock in hours)
+    edges = (datetime.combine(local.date(), clock, BEIJING) for clock in clocks)
+    return [edge for edge in edges if local < edge <= local + LONG_ANSWER]

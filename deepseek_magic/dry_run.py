@@ -18,14 +18,16 @@ from .elements import (
     Shown,
     aligned,
     at_least,
+    cheaper,
+    cheaper_lines,
     clock_time,
     counted,
     el,
-    joined,
     money,
     one_line,
     outer,
     pairs,
+    with_code,
 )
 from .estimate import LONGEST
 from .markdown import to_terminal
@@ -59,19 +61,12 @@ _BADGE = (
 )
 # White letters are readable on each of these, whatever the page behind them.
 _GREEN, _RED, _GREY = "#1a7f37", "#cf222e", "#57606a"
-_CODE = (
-    "background:rgba(128,128,128,.18);color:inherit;border-radius:3px;padding:.05em .35em;"
-    "user-select:all"
-)
 _TEXT = (
     "white-space:pre-wrap;overflow-wrap:anywhere;max-height:24em;overflow:auto;margin:.3em 0 .6em;"
     "padding:.4em .7em;border-left:3px solid rgba(128,128,128,.4);background:transparent;"
     "color:inherit;font-size:.9em;line-height:1.4"
 )
-_LIST = "margin:.2em 0;padding-left:1.4em;list-style:disc"
 _LEFT_OUT = "opacity:.7;font-style:italic"
-
-_TO_PASTE = re.compile(r": ([-%][^()]*)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +110,7 @@ def shown(
     bound = None if anyway or preview.refusal else _bound(preview)
     request = preview.request
     known = [preview.estimate] if preview.currency else list((estimates or {}).values())
+    guess = known[0] if known else preview.estimate
     lead, rest = _headline(known, preview, bound)
     verdict = _verdict(preview, anyway=anyway)
     return _written(
@@ -123,11 +119,11 @@ def shown(
             rest=rest,
             verdict=verdict,
             rows=[
-                ("Check", verdict.text),
-                *_what(request, preview.estimate, bound),
-                *_reckoned(preview.estimate, bound),
+                ("Check", verdict.text if verdict.text != verdict.badge else ""),
+                *_what(request, guess, bound),
+                *_reckoned(guess, bound),
                 *_by_currency(known),
-                ("Price", _price_to_set(preview.estimate.model, preview.currency, known)),
+                ("Price", _price_to_set(guess.model, preview.currency, known)),
                 *_hours(preview.band, preview.changes, at),
                 ("Then", _then(preview, bound)),
                 *_money_rows(preview, at),
@@ -504,30 +500,13 @@ def _html(sheet: _Sheet) -> Markup:
             f"{NOTHING_SENT} ",
             el("span", f"{_BADGE};background:{sheet.verdict.colour}", sheet.verdict.badge),
         ),
-        pairs((name, _with_code(value)) for name, value in sheet.rows),
-        *_steps(sheet.steps),
+        pairs((name, with_code(value)) for name, value in sheet.rows),
+        cheaper(sheet.steps),
         el("div", "margin:.5em 0 .1em", "What would be sent:"),
         *(_folded(message) for message in first),
         *([el("div", f"{_LEFT_OUT};margin:.2em 0", between)] if between else ()),
         *(_folded(message) for message in last),
     )
-
-
-def _steps(steps: Sequence[str]) -> list[Markup]:
-    if not steps:
-        return []
-    return [
-        el("div", "margin:.5em 0 .1em", "Cheaper:"),
-        el("ul", _LIST, *(el("li", "", _with_code(step)) for step in steps)),
-    ]
-
-
-def _with_code(text: str) -> str:
-    """Set off what can be pasted at the end of a sentence."""
-    found = _TO_PASTE.search(text)
-    if found is None:
-        return text
-    return joined([text[: found.start(1)], el("code", _CODE, found[1])])
 
 
 def _text(sheet: _Sheet) -> str:
@@ -536,8 +515,7 @@ def _text(sheet: _Sheet) -> str:
         [
             f"{sheet.lead}{sheet.rest} {NOTHING_SENT} ({sheet.verdict.badge})",
             aligned(sheet.rows),
-            *(["Cheaper:"] if sheet.steps else ()),
-            *(f"- {one_line(step)}" for step in sheet.steps),
+            *cheaper_lines(sheet.steps),
             "What would be sent:",
             *(_plain(message) for message in first),
             *([between] if between else ()),

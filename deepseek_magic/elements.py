@@ -17,7 +17,7 @@ from .markdown import to_terminal
 from .wire import EXACT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
 
@@ -169,6 +169,38 @@ def _pair(name: str, value: str) -> tuple[Markup, Markup]:
         el("td", f"{LEFT};opacity:.7;white-space:nowrap", name),
         el("td", f"{LEFT};min-width:8em", value),
     )
+
+
+_CODE = (
+    "background:rgba(128,128,128,.18);color:inherit;border-radius:3px;padding:.05em .35em;"
+    "user-select:all"
+)
+_TO_PASTE = re.compile(r": ([-%][^()]*)\Z")
+_SHORT = 24
+LIST = "margin:.2em 0;padding-left:1.4em;list-style:disc"
+
+
+def with_code(text: str) -> str:
+    """Set off what can be pasted at the end of a sentence."""
+    found = _TO_PASTE.search(text)
+    if found is None:
+        return text
+    # A short one is not torn apart at its hyphens; a long one has to fit into a narrow page.
+    style = _CODE if len(found[1]) > _SHORT else f"{_CODE};white-space:nowrap"
+    return joined([text[: found.start(1)], el("code", style, found[1])])
+
+
+def cheaper(steps: Sequence[str]) -> Markup:
+    """List cheaper ways to ask; nothing where there are none."""
+    if not steps:
+        return Markup()
+    items = (el("li", "", with_code(step)) for step in steps)
+    return el("div", "margin:.5em 0 .1em", "Cheaper:", el("ul", LIST, *items))
+
+
+def cheaper_lines(steps: Sequence[str]) -> list[str]:
+    """Write the same as lines of text."""
+    return [*(["Cheaper:"] if steps else ()), *(f"- {one_line(step)}" for step in steps)]
 
 
 def aligned(rows: Iterable[tuple[str, str]]) -> str:

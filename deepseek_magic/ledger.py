@@ -132,27 +132,42 @@ class Ledger:
         """Why the file could not be used, as one line with the next step; None when all is well."""
         return self._file.problem
 
-    def ask(self, asked: Asked) -> int:
-        """Note that a call goes out; return at once with the name of its entry."""
-        entry = next(self._file.names)
-        self._write(lambda: asking(entry, asked, self.keep, self._owner))
-        return entry
+    def new_entry(self) -> int:
+        """Name an entry before it is noted, so that it can be withdrawn at any moment."""
+        return next(self._file.names)
 
-    def reserve(self, asked: Asked, limit: Decimal, *, wait: float = SETTLE_SECONDS) -> Reserved:
+    def ask(self, asked: Asked, *, entry: int | None = None) -> int:
+        """Note that a call goes out; return at once with the name of its *entry*."""
+        name = self.new_entry() if entry is None else entry
+        self._write(lambda: asking(name, asked, self.keep, self._owner))
+        return name
+
+    def withdraw(self, entry: int) -> None:
+        """Take back the note of a call that did not go out; there may be none."""
+        self._write(lambda: ("DELETE FROM entries WHERE id = :id", {"id": entry}))
+
+    def reserve(
+        self,
+        asked: Asked,
+        limit: Decimal,
+        *,
+        entry: int | None = None,
+        wait: float = SETTLE_SECONDS,
+    ) -> Reserved:
         """Note that a call goes out if its day, with all that is under way, stays within *limit*.
 
         All kernels that use the file are counted. What is reserved is free again
         when the call has ended. It is on disk when this returns.
         """
-        owner, names = self._owner, self._file.names
+        owner, name = self._owner, self.new_entry() if entry is None else entry
 
         def work(db: sqlite3.Connection) -> Reserved:
-            return self._reserved(db, next(names), asked, limit, owner)
+            return self._reserved(db, name, asked, limit, owner)
 
         def undo(late: Future[Reserved | None]) -> None:
             found = None if late.exception() else late.result()
             if found is not None and found.entry is not None:
-                self._write(lambda: ("DELETE FROM entries WHERE id = :id", {"id": found.entry}))
+                self.withdraw(found.entry)
 
         return self._quietly(
             lambda: self._file.settle(work, wait, undo) or Reserved(None), lambda: Reserved(None)
@@ -516,5 +531,7 @@ class Ledger:
         try:
             return work()
         except Exception as error:  # noqa: BLE001  an answer that was paid for is worth more
+            if isinstance(error.__context__, KeyboardInterrupt):  # amid a lock of Python's own
+                raise error.__context__ from None
             self._file.leave_out(error)
             return otherwise()

@@ -37,6 +37,7 @@ class Cap:
     def __init__(self, amount: Decimal) -> None:
         self.amount = amount
         self._taken = Decimal(0)
+        self._held: dict[object, Decimal] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -61,6 +62,29 @@ class Cap:
         with self._lock, localcontext(EXACT):
             self._taken += paid - reserved
 
+    def hold(self, name: object, amount: Decimal, *, beyond: bool = False) -> bool:
+        """Reserve *amount* under a *name*, if so much is left; *beyond* passes the cap.
+
+        Whoever is interrupted here can `release` it, whether it was taken or not.
+        """
+        with self._lock, localcontext(EXACT):
+            taken = self._taken + amount
+            if taken > self.amount and not beyond:
+                return False
+            # Nothing is called between these two, so that no interrupt comes between them.
+            self._held[name] = amount
+            self._taken = taken
+            return True
+
+    def release(self, name: object, paid: Decimal) -> None:
+        """Give back what is held under *name*, less what was *paid* at most; once."""
+        with self._lock, localcontext(EXACT):
+            if (held := self._held.get(name)) is None:
+                return
+            taken = self._taken + paid - held
+            del self._held[name]
+            self._taken = taken
+
 
 def read_amount(name: str, value: object) -> Decimal | None:
     """Read an amount of money that is a limit; None, for no limit, stays None."""
@@ -83,7 +107,8 @@ class Facts:
     Amounts are in *currency*. *dear* is the price of the worst case. *balance* is
     the last known one. *budget* is what is left of the cell's, *day_left* of the
     *day_limit*; None where there is no such limit. *day_known* is False when the
-    ledger could not tell.
+    ledger could not tell, *fresh* when the balance was to be read anew and was not:
+    an old figure refuses nothing.
     """
 
     request: Request
@@ -96,6 +121,7 @@ class Facts:
     day_limit: Decimal | None = None
     day_left: Decimal | None = None
     day_known: bool = True
+    fresh: bool = True
 
     @property
     def limit(self) -> Decimal | None:
@@ -115,29 +141,33 @@ class Facts:
 # The checks
 
 
+_WAY_OUT = "or send it all the same: --anyway (anyway=True in Python)"
+
+
+def _day_unknown() -> OverLimit:
+    return OverLimit(
+        "There is a limit for the day, and the ledger cannot tell what was spent today. "
+        f"Nothing was sent. Try again, {_WAY_OUT}"
+    )
+
+
 def _unknown(facts: Facts) -> OutOfMoney | None:
     """Refuse to guess where the user has set a limit."""
     if facts.budget is None and facts.day_limit is None:
         return None
-    way_out = "or send it all the same: --anyway (anyway=True in Python)"
     if facts.currency is None:
         return OverLimit(
             "There is a limit, and the account's currency is not known, since its balance could "
-            f"not be read. Nothing was sent. Try again, {way_out}"
+            f"not be read. Nothing was sent. Try again, {_WAY_OUT}"
         )
     if facts.estimate.worst is None:
         name = facts.request.model
         return OverLimit(
             f"There is a limit, and the price of {one_line(name, 60)!r} in {facts.currency} is not "
             f"known. Nothing was sent. Set it: %deepseek prices --set {one_line(name, 60)} "
-            f"{facts.currency} HIT MISS OUT, {way_out}"
+            f"{facts.currency} HIT MISS OUT, {_WAY_OUT}"
         )
-    if not facts.day_known:
-        return OverLimit(
-            "There is a limit for the day, and the ledger cannot tell what was spent today. "
-            f"Nothing was sent. Try again, {way_out}"
-        )
-    return None
+    return None if facts.day_known else _day_unknown()
 
 
 def _over_budget(facts: Facts) -> OutOfMoney | None:
@@ -163,11 +193,22 @@ def _over_day(facts: Facts) -> OutOfMoney | None:
     )
 
 
+def lacks(facts: Facts) -> bool:
+    """Tell whether the balance does not cover the question; an empty one is the API's to tell.
+
+    So is what money of another currency pays for, which is not published.
+    """
+    known, needed = facts.balance, facts.needed
+    left = known.effective if known else None
+    if known is None or left is None or needed is None or not 0 < left < needed:
+        return False
+    return not any(info.total for name, info in known.infos.items() if name != known.currency)
+
+
 def _too_little(facts: Facts) -> OutOfMoney | None:
-    """Refuse what the balance does not cover; an empty one is the API's to tell, for nothing."""
-    left = facts.balance.effective if facts.balance else None
-    needed = facts.needed
-    if left is None or needed is None or not 0 < left < needed:
+    """Refuse what the balance does not cover, where it was read lately."""
+    left, needed = facts.balance.effective if facts.balance else None, facts.needed
+    if left is None or needed is None or not facts.fresh or not lacks(facts):
         return None
     least = "at least" if facts.estimate.cost and facts.estimate.cost.likely is None else "about"
     return InsufficientBalance(
@@ -190,10 +231,19 @@ def refusal(facts: Facts) -> OutOfMoney | None:
     """Give the first reason not to send a question, with its figures; None when it may go."""
     for check in CHECKS:
         if (error := check(facts)) is not None:
-            error.unsent, error.estimate = True, facts.estimate
-            error.balance = error.balance or facts.balance
-            return error
+            return _with_figures(error, facts)
     return None
+
+
+def day_unknown(facts: Facts) -> OutOfMoney:
+    """Give the refusal of a question that the ledger could not reserve for."""
+    return _with_figures(_day_unknown(), facts)
+
+
+def _with_figures(error: OutOfMoney, facts: Facts) -> OutOfMoney:
+    error.unsent, error.estimate = True, facts.estimate
+    error.balance = error.balance or facts.balance
+    return error
 
 
 def _passes(facts: Facts, left: Decimal) -> bool:
@@ -242,23 +292,20 @@ def _round_up(limit: Decimal) -> str:
 # What would be cheaper
 
 
-def cheaper(
-    facts: Facts, ask: Callable[[Request, datetime], Estimate], *, thinking_off: bool = True
-) -> tuple[str, ...]:
+def cheaper(facts: Facts, ask: Callable[[Request, datetime], Estimate]) -> tuple[str, ...]:
     """Name the cheaper ways to ask the same, one sentence each, with their likely cost.
 
     *ask* estimates another request at another time.
     """
-    said = [_other_model(facts, ask), _less_thinking(facts, ask) if thinking_off else None]
-    return tuple(way for way in (*said, _later(facts, ask)) if way is not None)
+    ways = (_other_model, _less_thinking, _later)
+    return tuple(said for way in ways if (said := way(facts, ask)) is not None)
 
 
 def _other_model(facts: Facts, ask: Callable[[Request, datetime], Estimate]) -> str | None:
-    flash = SHORT_NAMES["flash"]
     if facts.request.model != SHORT_NAMES["pro"]:
         return None
-    other = ask(replace(facts.request, model=flash), facts.at)
-    return f"The other model costs {_less(facts, other)}: -m flash"
+    less = _less(facts, ask(replace(facts.request, model=SHORT_NAMES["flash"]), facts.at))
+    return less and f"The other model costs {less}: -m flash"
 
 
 def _less_thinking(facts: Facts, ask: Callable[[Request, datetime], Estimate]) -> str | None:
@@ -267,30 +314,32 @@ def _less_thinking(facts: Facts, ask: Callable[[Request, datetime], Estimate]) -
     other = ask(replace(facts.request, think="off"), facts.at)
     if _likely(other) is None:
         return "Thinking is billed as output; without it answers are shorter: --think off"
-    return f"Without thinking it costs {_less(facts, other)}: --think off"
+    less = _less(facts, other)
+    return less and f"Without thinking it costs {less}: --think off"
 
 
 def _later(facts: Facts, ask: Callable[[Request, datetime], Estimate]) -> str | None:
     begins = off_peak_from(facts.at)
     if begins <= facts.at:
         return None
-    other = ask(facts.request, begins)
+    less = _less(facts, ask(facts.request, begins))
     when = clock_time(begins, facts.at)
-    return f"Off-peak, from {when} your time, it costs {_less(facts, other)}: --off-peak"
+    return less and f"Off-peak, from {when} your time, it costs {less}: --off-peak"
 
 
 def _likely(estimate: Estimate) -> Decimal | None:
     return None if estimate.cost is None else estimate.cost.likely
 
 
-def _less(facts: Facts, other: Estimate) -> str:
-    """Compare the cost of another way with this one's."""
+def _less(facts: Facts, other: Estimate) -> str | None:
+    """Say how much less another way costs than this one; None where it does not."""
     mine, its = _likely(facts.estimate), _likely(other)
     if its is not None and mine is not None:
+        if its >= mine:
+            return None
         return f"about {money(its, facts.currency)} instead of {money(mine, facts.currency)}"
-    if (share := _share(facts.estimate.price, other.price)) is not None:
-        return f"{share} per token"
-    return "less"
+    share = _share(facts.estimate.price, other.price)
+    return share and f"{share} per token"
 
 
 def _share(mine: Price | None, its: Price | None) -> str | None:

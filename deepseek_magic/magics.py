@@ -7,12 +7,14 @@ The settings are traits of the magics class. What a subcommand does is told in
 from __future__ import annotations
 
 import logging
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from traitlets import Bool, Dict, Enum, Float, Integer, TraitError, Unicode, observe, validate
 
+from .errors import one_line
 from .wire import THINK_LEVELS, Answer, Request, amount, question
 
 if TYPE_CHECKING:
@@ -24,6 +26,22 @@ if TYPE_CHECKING:
     from .workspace import Workspace
 
 LOG = logging.getLogger("deepseek_magic")
+
+
+class _Amount(Unicode[Any, Any]):
+    """An amount of money as text; a number is taken as it is written."""
+
+    info_text = "an amount as text, such as '5.00'"
+
+    def validate(self, obj: Any, value: Any) -> str:  # noqa: ARG002  # as traitlets calls it
+        """Give *value* as text, if it is an amount."""
+        text = str(value) if isinstance(value, Real) and not isinstance(value, bool) else value
+        if not isinstance(text, str) or amount(text) is None:
+            raise TraitError(
+                f"{self.name} takes an amount as text, such as '5.00', or None; "
+                f"{one_line(repr(value), 60)} is none."
+            )
+        return text
 
 
 @magics_class
@@ -71,10 +89,10 @@ class DeepSeekMagics(Magics):
     data_tokens = Integer(
         1000, min=1, help="Bounds what one {{value}} adds to a prompt, in tokens."
     ).tag(config=True)
-    budget = Unicode(
+    budget = _Amount(
         None, allow_none=True, help="Lets a cell spend no more than this, in your currency."
     ).tag(config=True)
-    day_limit = Unicode(
+    day_limit = _Amount(
         None,
         allow_none=True,
         help="Lets all notebooks together spend no more than this on a day, in your currency.",
@@ -122,16 +140,6 @@ class DeepSeekMagics(Magics):
                     f"and {mark!r} for {currency!r} is none."
                 )
         return proposal["value"]
-
-    @validate("budget", "day_limit")
-    def _an_amount(self, proposal: Any) -> Any:
-        value = proposal["value"]
-        if value is not None and amount(value) is None:
-            raise TraitError(
-                f"{proposal['trait'].name} takes an amount as text, such as '5.00', or None; "
-                f"{value!r} is none."
-            )
-        return value
 
     @validate("prices")
     def _prices_only(self, proposal: Any) -> Any:

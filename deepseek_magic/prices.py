@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal, InvalidOperation, localcontext
 from functools import cache
@@ -152,6 +152,15 @@ def price(
     return None
 
 
+def dearest(*prices: Price | None) -> Price | None:
+    """Give what nothing costs more than at any of these *prices*; None where there are none."""
+    known = [price for price in prices if price is not None]
+    if not known or known.count(known[0]) == len(known):
+        return known[0] if known else None
+    most = {part: max(getattr(price, part) for price in known) for part in ("hit", "miss", "out")}
+    return replace(known[0], **most)
+
+
 def prices_of_day(at: datetime, own: Sequence[Price] = ()) -> list[Price]:
     """Give the prices that hold on the day of *at*: by model, currency and hours."""
     rows = (*price_list().rows, *own)
@@ -181,12 +190,32 @@ def paid(
     """Price *usage* of a request by the price at its sending, *first*, and at its end, *last*.
 
     Where the two differ the cost lies between them, for it is not published
-    which of them counts; the higher is taken as likely.
+    which of them counts; where the API does not tell what was found in the cache,
+    between all of it and none. The highest is taken as likely.
     """
-    one, other = cost(usage, first), cost(usage, last)
-    if one is None or other is None or (first and last and first.currency != last.currency):
+    found = [cost(one, price) for price in (first, last) for one in _extremes(usage)]
+    known = [each for each in found if each is not None]
+    if not known or len(known) < len(found) or (first and last and first.currency != last.currency):
         return None
-    return one if one == other else CostRange(min(one, other), max(one, other), max(one, other))
+    low, high = min(known), max(known)
+    return low if low == high else CostRange(low, high, high)
+
+
+def _extremes(usage: Usage | None) -> list[Usage | None]:
+    """Give *usage* as the cache may have had it: nothing of the question, and all of it."""
+    if usage is None or usage.prompt_tokens is None:
+        return [usage]
+    if None not in {usage.prompt_cache_hit_tokens, usage.prompt_cache_miss_tokens}:
+        return [usage]
+    hits = (0, usage.prompt_tokens)
+    return [
+        replace(
+            usage,
+            prompt_cache_hit_tokens=hit,
+            prompt_cache_miss_tokens=usage.prompt_tokens - hit,
+        )
+        for hit in hits
+    ]
 
 
 def saved(usage: Usage | None, price: Price | None) -> Decimal | None:

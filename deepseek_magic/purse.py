@@ -79,6 +79,7 @@ class Purse:
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._read_again = False
+        self._missed: int | None = None  # the reading beyond which none came in time
         self._begun = False
         self._closed = False
 
@@ -124,6 +125,22 @@ class Purse:
         """Wait for the reading that is under way, if there is one."""
         if (thread := self._thread) is not None:
             thread.join(seconds)
+
+    def reread(self, seconds: float) -> bool:
+        """Read anew, and tell whether that came within *seconds*.
+
+        After a wait in vain none is waited for until a reading has come again, so
+        that an endpoint which is silent holds up one question and not all.
+        """
+        with self._lock:
+            before, taken = self._asked, self._taken
+        self.refresh()
+        if taken != self._missed:
+            self.wait(seconds)
+        with self._lock:
+            came = self._taken > before
+            self._missed = None if came else self._taken
+        return came
 
     def close(self) -> None:
         """Read no more; a reading under way is left to itself after a second."""

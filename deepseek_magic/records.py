@@ -65,7 +65,7 @@ class Ended:
 
     def _with_cost(self, currency: str | None, first: Price, last: Price | None) -> Answer:
         paid = prices.paid(self.answer.usage, first, last)
-        if paid is None and self.state not in FREE and self.answer.usage is None:
+        if paid is None and self.state not in FREE:
             paid = self._at_most(first, last)
         exact = isinstance(paid, Decimal)
         return replace(
@@ -81,7 +81,7 @@ class Ended:
         Nothing is published about what an answer that was broken off costs.
         """
         guess = self.call.estimate
-        dear = first if last is None or last.out <= first.out else last
+        dear = prices.dearest(first, last) or first
         if guess.currency is not None and guess.currency != dear.currency:
             return None
         out = min(arrived(self.answer), guess.longest)

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 from . import chart, markdown
 from .elements import (
+    LIST,
     MINUTE,
     QUIET,
     Markup,
     Shown,
     aligned,
     at_least,
+    cheaper,
+    cheaper_lines,
     clock_time,
     companion,
     count,
@@ -113,7 +116,6 @@ _STATUS = (
     "line-height:1.4;margin:.2em 0 .4em;max-width:60em;overflow-wrap:anywhere;white-space:normal;"
     "font-variant-numeric:tabular-nums"
 )
-_LIST = "margin:.2em 0;padding-left:1.4em;list-style:disc"
 _LINK = "color:#fff;background:#0969da;border-radius:4px;padding:.2em .8em;text-decoration:none"
 # White letters are readable on each of these, whatever the page behind them.
 _COLOURS: Mapping[State, str] = MappingProxyType(
@@ -276,7 +278,7 @@ def notice_shown(notice: Notice) -> Shown:
     content = (
         el("div", "font-weight:600", notice.what),
         pairs(rows),
-        _steps(notice.steps),
+        cheaper(notice.steps),
         _way(notice),
     )
     style = f"{_BOX};border-left-color:{_COLOURS['empty']}"
@@ -289,7 +291,7 @@ def notice_shown(notice: Notice) -> Shown:
             [
                 one_line(notice.what),
                 aligned(rows),
-                *(f"- {one_line(step)}" for step in notice.steps),
+                *cheaper_lines(notice.steps),
                 f"{place}, then {then}{against}",
             ]
         ),
@@ -311,20 +313,13 @@ def top_up_shown(address: str) -> Shown:
     )
 
 
-def _steps(steps: Sequence[str]) -> Markup:
-    """List cheaper ways to ask."""
-    if not steps:
-        return Markup()
-    items = (el("li", "", step) for step in steps)
-    return el("div", _SMALL_GAP, "Cheaper:", el("ul", _LIST, *items))
-
-
 GOES_ON = "this cell goes on by itself. Interrupting it ends the waiting."
 
 
 def _way(notice: Notice) -> Markup:
     """Say what to do; of the buttons only while there are any."""
     first = "Raise the limit," if notice.own_limit else _top_up(notice.top_up_url)
+    before = " “Re-run cell” runs it as it was sent; with a new --budget, run it by hand."
     effects = " (the whole cell runs again, with all its effects)" if notice.ordinary else ""
     click = f"click “Re-run cell” below{effects}, or "
     waits = " “Re-run when topped up” waits for the money and then does it by itself."
@@ -339,6 +334,7 @@ def _way(notice: Notice) -> Markup:
         *([while_alive(click)] if notice.buttons else ()),
         "run this cell again.",
         *([while_alive(waits)] if notice.buttons and notice.waits else ()),
+        *([while_alive(before)] if notice.buttons and notice.own_limit else ()),
         *([while_alive(against)] if notice.buttons and notice.unsent else ()),
         *([" Or add --anyway to send it all the same."] if notice.unsent else ()),
     )
@@ -371,8 +367,9 @@ def _billed(notice: Notice) -> str:
 
 def usual_cost(cost: CostRange, currency: str | None) -> str:
     """Write what a question usually costs: likely so much, and between which bounds."""
-    bounds = chart.span(cost.low, cost.high, currency)
-    return bounds if cost.likely is None else f"about {money(cost.likely, currency)} ({bounds})"
+    if cost.likely is None:
+        return f"not known yet; at least {money(cost.low, currency)}"
+    return f"about {money(cost.likely, currency)} ({chart.span(cost.low, cost.high, currency)})"
 
 
 def _contradiction(balance: Balance | None) -> str:
@@ -430,9 +427,10 @@ def off_peak_line(
     """Tell in one line until when the cheaper hours are waited for, and what that saves."""
     wait = duration((begins - now).total_seconds())
     line = f"Waiting for off-peak hours: from {clock_time(begins, now)} (in {wait})"
-    if cost is None or then is None or cost.likely is None or then.likely is None:
+    mine, its = (usual.likely if usual else None for usual in (cost, then))
+    if mine is None or its is None or its >= mine:
         return f"{line}. Until then nothing is sent; interrupting it ends the waiting."
-    less = f"about {money(then.likely, currency)} instead of {money(cost.likely, currency)}"
+    less = f"about {money(its, currency)} instead of {money(mine, currency)}"
     return f"{line}, then {less}. Interrupting it ends the waiting."
 
 
@@ -528,7 +526,7 @@ def status_html(line: str, reasons: Sequence[str] = (), address: str = "") -> st
         _STATUS,
         line,
         el("div", "margin-top:.4em", "If you have topped up, this is what it usually is:"),
-        el("ul", _LIST, *(el("li", "", reason) for reason in reasons), look),
+        el("ul", LIST, *(el("li", "", reason) for reason in reasons), look),
     )
 
 
@@ -572,7 +570,7 @@ def _fact_rows(facts: BalanceFacts) -> list[tuple[str, str]]:
         ("Since then", _unsettled(balance)),
         ("This session", _spent(facts.spent_session) or f"{money(Decimal(0), currency)} spent"),
         ("Today", _spent(facts.spent_today)),
-        ("Lasts", "" if facts.lasts is None else f"about {_rough(facts.lasts)} at this rate"),
+        ("Lasts", "" if facts.lasts is None else f"{_rough(facts.lasts)} at this rate"),
         ("Hours", _hours(facts)),
         ("Waiting", ", ".join(facts.waiting)),
         *(("Note", note) for note in facts.notes),
@@ -602,7 +600,8 @@ def _spent(amounts: Mapping[str, Decimal]) -> str:
 def _rough(time: timedelta) -> str:
     if time.days > 365:
         return "more than a year"
-    return counted(time.days, "day") if time.days > 1 else duration(time.total_seconds())
+    days = counted(time.days, "day") if time.days > 1 else duration(time.total_seconds())
+    return f"about {days}"
 
 
 def _hours(facts: BalanceFacts) -> str:

@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -40,7 +41,7 @@ from .home import find_key, ledger_path
 from .ledger import Asked, Keep, Ledger, Outcome, State
 from .limits import Cap
 from .purse import Purse
-from .records import Ended, answer_of, as_sent, at_most, price_columns, state_of
+from .records import FREE, Ended, answer_of, as_sent, at_most, price_columns, state_of
 from .top_up import Look, Watch, pauses
 from .wire import EXACT, Answer, Balance, CostRange, Key, Request, Usage
 
@@ -121,7 +122,7 @@ class Session:
         self._clock = clock
         self._key = Key(api_key.strip()) if isinstance(api_key, str) else api_key
         self._currency = currency
-        self._waited = self._looked = False
+        self._waited = self._asked_currency = False
         self._watch = Watch()
         self.was_refused = False
         """Whether the last answer came after a refusal: a balance known before it is no more."""
@@ -248,8 +249,12 @@ class Session:
         finally:
             if going is not None:
                 answer = replace(answer, seconds=time.monotonic() - began)
-                ended = Ended(going.call, answer, state, self._clock(), error)
-                answer = self._record(ended, going)
+                try:
+                    ended, outcome, written = self._note_end(going, answer, state, error)
+                except BaseException:  # interrupted in the midst of it: to note it twice is no harm
+                    self._note_end(going, answer, state, error)
+                    raise
+                answer = self._record(ended, outcome, written)
         if answer.currency is None and answer.usage is not None:
             answer = self._priced_late(ended)
         if error is not None:
@@ -259,8 +264,8 @@ class Session:
     def _look_for_currency(self) -> None:
         """Read the balance, and let an account's first question wait a moment for its currency."""
         self.refresh()
-        if not self._looked:
-            self._looked = True
+        if not self._asked_currency:
+            self._asked_currency = True
             self.purse.wait(CURRENCY_SECONDS)
 
     def _with_facts(self, error: DeepSeekError, answer: Answer) -> DeepSeekError:
@@ -292,13 +297,23 @@ class Session:
             request=as_sent(request),
         )
 
-    def _record(self, ended: Ended, going: Admitted) -> Answer:
-        """Write the end of a call down, add it up, and let the balance be read anew."""
-        answer, outcome = ended.outcome(self.currency, self._own)
-        going.settle(answer, billed=ended.state not in {"refused", "failed"})
-        written = self.ledger.end(ended.call.entry, outcome)
+    def _note_end(
+        self, going: Admitted, answer: Answer, state: State, error: DeepSeekError | None
+    ) -> tuple[Ended, Outcome, Future[None]]:
+        """Give back what was reserved and not spent, and write the end of a call down."""
+        ended = Ended(going.call, answer, state, self._clock(), error)
+        priced, outcome = ended.outcome(self.currency, self._own)
+        going.settle(priced, billed=state not in FREE)
+        return replace(ended, answer=priced), outcome, self.ledger.end(going.call.entry, outcome)
+
+    def _record(self, ended: Ended, outcome: Outcome, written: Future[None]) -> Answer:
+        """Add up what a call cost, wait for the disk, and let the balance be read anew."""
+        answer = ended.answer
         if ended.is_unsure:
             self._unsure[_name(ended.call.request)] = ended
+        if answer.currency is None and (answer.usage is not None or ended.is_unsure):
+            self._unpriced.append((ended, outcome))
+        self._spend(answer)
         try:
             written.result(DISK_SECONDS)
         except KeyboardInterrupt:  # it is on its way to the disk all the same
@@ -306,9 +321,6 @@ class Session:
             raise
         except Exception as failed:  # noqa: BLE001  # an answer that was paid for is given out
             LOG.info("the record of this answer is not on disk yet: %r", failed)
-        if answer.currency is None and (answer.usage is not None or ended.is_unsure):
-            self._unpriced.append((ended, outcome))
-        self._spend(answer)
         LOG.info("query ended: state=%s model=%s cost=%s", ended.state, answer.model, answer.cost)
         self._tell()
         self.refresh()

@@ -116,7 +116,9 @@ def _found(notebook: Mapping[str, Any]) -> Iterator[object]:
         for output in _rows(cell.get("outputs")):
             metadata = output.get("metadata")
             if isinstance(metadata, dict) and "deepseek_magic" in metadata:
-                yield metadata["deepseek_magic"]
+                found = metadata["deepseek_magic"]
+                if not (isinstance(found, dict) and found.get("again") is True):
+                    yield found
 
 
 def _rows(value: object) -> list[dict[str, Any]]:

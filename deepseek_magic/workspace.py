@@ -211,6 +211,9 @@ class Workspace:
         else:
             if preview.balance is None and (problem := session.balance_problem):
                 remarks.append(problem)
+            if off_peak:
+                others = (way for way in preview.steps if not way.endswith("--off-peak"))
+                preview = replace(preview, steps=tuple(others))
             shown = dry_run.shown(
                 preview,
                 at,
@@ -227,7 +230,7 @@ class Workspace:
         begins = prices.off_peak_from(at)
         if begins > at:
             when, wait = clock_time(begins, at), duration((begins - at).total_seconds())
-            yield f"It would wait for off-peak hours, from {when} (in {wait})."
+            yield f"It would wait until {when} (in {wait}), for the off-peak price."
         else:
             yield "It would not wait: the hours are off-peak now."
 
@@ -371,7 +374,8 @@ class Workspace:
         asked = f"{row['sent'].astimezone():%Y-%m-%d %H:%M}"
         line = f"{render.quiet_line(answer, None)} · asked {asked}; nothing was sent now"
         ending = "done" if row["state"] == "done" else str(row["state"])
-        self._view(current_cell(self.shell)).end(answer, line, _stamp(answer, ending, None))
+        stamp = {**_stamp(answer, ending, None), "again": True}  # it counts where it was asked
+        self._view(current_cell(self.shell)).end(answer, line, stamp)
 
     def _show(self, view: View, asking: _Asking) -> Answer:
         request = asking.request
@@ -436,7 +440,7 @@ class Workspace:
         host = error.host if isinstance(error, InsufficientBalance) else None
         return render.Notice(
             what=str(error).split(". ")[0] + ".",
-            at=datetime.now(UTC),
+            at=self._clock(),
             balance=error.balance,
             likely_cost=(error.estimate or self.session.estimate(asking.request)).cost,
             steps=error.steps,

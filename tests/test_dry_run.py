@@ -59,6 +59,13 @@ def guess(
     return estimate(request, prices.price(request.model, currency, at), past)
 
 
+def _shorter(request: Request, past: Past | None) -> Past | None:
+    """Let answers without thinking be shorter."""
+    if past is None or request.thinks:
+        return past
+    return replace(past, low=past.low // 2, likely=past.likely // 2, high=past.high // 2)
+
+
 def preview(
     *, at: datetime = CALM, past: Past | None = PAST, request: Request | None = None, **more: Any
 ) -> Preview:
@@ -88,7 +95,7 @@ def preview(
         day_limit=facts.day_limit,
         day_left=facts.day_left,
         refusal=limits.refusal(facts),
-        steps=limits.cheaper(facts, lambda other, when: guess(other, when, past)),
+        steps=limits.cheaper(facts, lambda other, when: guess(other, when, _shorter(other, past))),
     )
 
 

@@ -60,7 +60,8 @@ GUARD_OF_A_SHEET = r"""() => {
     const names = new Set('class style href target rel start open data-alive data-dead'.split(' '));
     const shapes = new Set('svg polyline rect'.split(' '));
     const strokes = new Set(('width height viewBox role aria-label points fill stroke stroke-width'
-        + ' stroke-linejoin preserveAspectRatio style x y opacity fill-opacity').split(' '));
+        + ' stroke-linejoin preserveAspectRatio style x y opacity fill-opacity'
+        + ' stroke-opacity vector-effect').split(' '));
     // Our own drawing of the spending, which has no words but its label.
     const drawn = node => shapes.has(node.tagName) && node.textContent === ''
         && node.closest('svg').getAttribute('aria-label').startsWith('Spent ')

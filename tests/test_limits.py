@@ -160,11 +160,21 @@ def test_cheaper_ways() -> None:
     """The other model, less thinking and other hours are named with what they cost, to paste."""
     dear = facts(model="pro", think="high", at=PEAK)
 
-    ways = limits.cheaper(dear, guess)
+    def ask(request: Request, at: datetime) -> Estimate:
+        return guess(request, at, PAST if request.thinks else replace(PAST, likely=600))
+
+    ways = limits.cheaper(dear, ask)
 
     assert [way.rpartition(": ")[2] for way in ways] == ["-m flash", "--think off", "--off-peak"]
     assert "instead of" in ways[0]
     assert "Off-peak, from" in ways[2]
+
+
+def test_a_way_that_costs_as_much_is_none() -> None:
+    """Where nothing is saved, as with a price of the user's own for all hours, nothing is named."""
+    dear = facts(think="high", at=PEAK)
+
+    assert limits.cheaper(dear, lambda *_: dear.estimate) == ()
 
 
 def test_no_cheaper_way() -> None:

@@ -193,7 +193,7 @@ def test_stopping_leaves_a_record(opened: Open, api: Sandbox, tmp_path: Path) ->
     [(state, cost, answer)] = entries(tmp_path)
     assert (state, cost) == ("interrupted", None)
     assert "word12" in answer
-    assert "unpriced" in page.text(2)
+    assert "exact bill is not known" in page.text(2)
     assert "may be billed: about" in page.text(1)
 
 

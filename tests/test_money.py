@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -460,3 +464,190 @@ def test_usage_of_ranges(open_session: Callable[..., Session], account: Sandbox)
     assert row["cost_low"] <= account.billed <= row["cost_high"]
     with closing(session):
         pass
+
+
+# -- an old figure, and one that does not come ---------------------------------------------
+
+
+def scarce(open_session: Callable[..., Session], api: Sandbox, **settings: Any) -> Session:
+    """Open a session that knows long answers and a balance which pays for none of them."""
+    session = open_session(api, **settings)
+    practised(session, api, tokens=400)
+    api.balance = Decimal("0.001")
+    session.balance()
+    return session
+
+
+def test_a_top_up_is_seen_at_once(open_session: Callable[..., Session]) -> None:
+    """A refusal rests on a reading of its own: money that came a moment ago is not overlooked."""
+    with Sandbox(balance="5.00", clock=CALM, decimals=6) as api:
+        session = scarce(open_session, api)
+        with pytest.raises(InsufficientBalance, match="is left"):
+            session.ask("Tell me a tale.", think="off")
+        sent = chats(api)
+
+        api.top_up("5")
+
+        assert session.ask("Tell me a tale.", think="off").text
+        assert chats(api) == sent + 1
+
+
+@pytest.mark.parametrize("fault", [503, Reply(then="stall")])
+def test_an_old_figure_refuses_nothing(
+    open_session: Callable[..., Session], fault: Reply | int
+) -> None:
+    """While the balance cannot be read, an old figure stops no question: the API tells for nothing.
+
+    An endpoint that is silent is waited for once, and by no further question.
+    """
+    clock = [CALM]
+    with Sandbox(balance="5.00", clock=CALM, decimals=6) as api:
+        session = scarce(open_session, api, clock=lambda: clock[0])
+        api.script(fault, path="/user/balance", forever=True)
+        api.balance = Decimal(5)
+        clock[0] += timedelta(days=1)
+
+        answers = [session.ask("Tell me a tale.", think="off") for _ in range(3)]
+
+        assert all(answer.text for answer in answers)
+
+
+def test_a_silent_endpoint_is_waited_for_once(open_session: Callable[..., Session]) -> None:
+    """The wait for a reading that does not come is not repeated, until one has come again."""
+    with Sandbox(balance="5.00", clock=CALM) as api:
+        session = open_session(api)
+        session.balance()
+        api.script(Reply(then="stall"), path="/user/balance", forever=True)
+
+        waits = [session.purse.reread(seconds) for seconds in (0.05, 3600.0)]
+
+        assert waits == [False, False]
+
+
+def test_money_of_another_currency(open_session: Callable[..., Session]) -> None:
+    """Where another currency holds money too, the check leaves it to the API who pays."""
+    with Sandbox(balance="5.00", other="3.00", clock=CALM, decimals=6) as api:
+        session = scarce(open_session, api)
+
+        assert session.ask("Tell me a tale.", think="off").text
+
+
+# -- interrupts ----------------------------------------------------------------------------
+
+
+PARTS = {"session", "clearance", "limits", "records", "ledger", "entries", "store", "purse"}
+
+
+def interrupted(number: int, work: Callable[[], object]) -> bool:
+    """Do *work*, interrupted as it calls the function of that *number* in the core."""
+    left = number
+
+    def look(frame: FrameType, event: str, _: object) -> None:
+        nonlocal left
+        left -= event == "call" and Path(frame.f_code.co_filename).stem in PARTS
+        if left < 0:
+            raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("day_limit", [None, "50"])
+def test_an_interrupt_at_any_moment(
+    open_session: Callable[..., Session], account: Sandbox, day_limit: str | None
+) -> None:
+    """Whenever a question is interrupted, what it reserved is settled, to the digit."""
+    ticks = itertools.count()
+    session = open_session(
+        account,
+        day_limit=day_limit,
+        currency="CNY",
+        retries=0,
+        clock=lambda: CALM + timedelta(milliseconds=next(ticks)),
+    )
+    session.ask("Why?", think="off", max_tokens=10)
+    cap, before = Cap(Decimal(50)), account.billed
+
+    def ask() -> None:
+        session.ask("Tell me a tale.", think="off", max_tokens=100, budget=cap)
+
+    number = 0
+    while interrupted(number, ask):
+        number += 3
+
+    ended = session.ledger.entries()[1:]
+    bound = sum((e["high"] if e["cost"] is None else e["cost"] for e in ended), Decimal(0))
+    assert number > 100
+    assert {entry["state"] for entry in ended} == {"done", "interrupted"}
+    assert cap.amount - cap.left == bound
+    assert bound >= account.billed - before
+
+
+# -- figures of a frame --------------------------------------------------------------------
+
+
+def test_a_usage_that_does_not_tell_of_the_cache(
+    open_session: Callable[..., Session], account: Sandbox
+) -> None:
+    """Without the tokens found in the cache the cost is a range, of the answer and on record."""
+    counts = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
+    session = open_session(account, currency="CNY")
+    cap = Cap(Decimal(1))
+    account.script(Reply(WORDS, usage=counts))
+
+    answer = session.ask("Why?", think="off", budget=cap)
+
+    (entry,) = session.ledger.entries()
+    assert answer.cost is None
+    assert answer.cost_range is not None
+    assert answer.cost_range.low <= account.billed <= answer.cost_range.high
+    assert (entry["low"], entry["high"]) == (answer.cost_range.low, answer.cost_range.high)
+    assert cap.amount - cap.left == answer.cost_range.high
+
+
+def test_the_worst_case_of_odd_prices(
+    open_session: Callable[..., Session], account: Sandbox
+) -> None:
+    """Whatever is dearer before or after a change of the hours, the worst case has both."""
+    own = {"deepseek-flash": {"CNY": "1 100 3 0 1 4"}}
+    session = open_session(account, prices=own, currency="CNY")
+    before = PEAK.replace(hour=0, minute=59)
+    words = "word " * 200
+
+    guess = session.estimate(words, think="off", max_tokens=10, at=before)
+
+    assert guess.worst is not None
+    assert guess.worst >= Decimal(len(words) * 100 + 10 * 4) / 1_000_000
+
+
+def test_an_empty_frame(open_session: Callable[..., Session], account: Sandbox) -> None:
+    """A frame without rows has the columns and the types of one with rows."""
+    session = open_session(account, currency="CNY")
+    empty = session.usage()
+    session.ask("Why?", think="off")
+
+    full = session.usage()
+
+    assert list(empty.columns) == list(full.columns)
+    assert [str(empty[n].dtype) for n in ("queries", "ranged", "unpriced")] == ["int64"] * 3
+    assert len(session.usage(days=10**12)) == len(full) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"by": None}, {"by": 5}, {"by": [[]]}, {"days": "7"}])
+def test_a_frame_by_what_is_none(
+    open_session: Callable[..., Session], account: Sandbox, wrong: dict[str, Any]
+) -> None:
+    """What usage cannot be added up by, or over, is refused in one line."""
+    session = open_session(account, currency="CNY")
+
+    with pytest.raises(InvalidOption) as refused:
+        session.usage(**wrong)
+
+    assert "\n" not in str(refused.value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -51,6 +52,10 @@ from deepseek_magic.options import Options, complete, help_text, parse
         ("--on-empty raise", Options(on_empty="raise")),
         ("--on-empty wait", Options(on_empty="wait")),
         ("--on-empty=notice", Options(on_empty="notice")),
+        ("--budget 0.50", Options(budget=Decimal("0.50"))),
+        ("--budget=12", Options(budget=Decimal(12))),
+        ("--dry-run --off-peak", Options(dry_run=True, off_peak=True)),
+        ("--anyway", Options(anyway=True)),
         ("-h", Options(help=True)),
         ("--help", Options(help=True)),
         ("-m --help", Options(help=True)),
@@ -97,6 +102,19 @@ def test_a_right_line_becomes_its_options(line: str, options: Options) -> None:
         ("--temperature 2.1", '--temperature takes a number from 0 to 2, and not "2.1".'),
         ("--temperature -1", '--temperature takes a number from 0 to 2, and not "-1".'),
         ("--temperature nan", "--temperature takes a number from 0 to 2"),
+        ("--budget", "--budget needs a value, --budget AMOUNT."),
+        ("--budget 0", 'such as 0.50, and not "0".'),
+        ("--budget -1", "--budget takes an amount in the account's currency"),
+        ("--budget nan", 'and not "nan".'),
+        ("--budget inf", 'and not "inf".'),
+        ("--budget 1CNY", 'and not "1CNY".'),
+        ("--budget much", 'and not "much".'),
+        ("--budget 1 --budget 2", "--budget is given twice"),
+        ("--budgt 1", "Did you mean --budget?"),
+        ("--dry-run=yes", '--dry-run takes no value, and "yes" was given.'),
+        ("--dryrun", "Did you mean --dry-run?"),
+        ("--offpeak", "Did you mean --off-peak?"),
+        ("--any-way", "Did you mean --anyway?"),
         ("--top-p 0", '--top-p takes a number above 0 and up to 1, and not "0".'),
         ("--top-p 1.01", "--top-p takes a number above 0"),
         ("--max-tokens 0", '--max-tokens takes a whole number from 1 to 393216, and not "0".'),

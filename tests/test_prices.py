@@ -22,6 +22,7 @@ from deepseek_magic.prices import (
     age,
     band,
     cost,
+    dearest,
     next_change,
     off_peak_from,
     own_prices,
@@ -351,7 +352,7 @@ def test_nothing_costs_nothing_at_any_hour() -> None:
     ("usage", "first", "last"),
     [
         (None, of("peak"), of("peak")),
-        (Usage(1000, 500), of("peak"), of("peak")),
+        (Usage(1000, None), of("peak"), of("peak")),
         (USAGE, None, of("peak")),
         (USAGE, of("peak"), None),
         (USAGE, of("peak"), of("peak", "USD")),
@@ -362,6 +363,31 @@ def test_what_is_not_known_is_not_paid(
 ) -> None:
     """Without counts, without a price, or with two currencies, the cost is unknown."""
     assert paid(usage, first, last) is None
+
+
+@pytest.mark.parametrize("usage", [Usage(1000, 500), Usage(1000, 500, 700, None)])
+def test_a_cache_that_nobody_tells_of(usage: Usage) -> None:
+    """Where the API does not tell what the cache held, the cost lies between all and nothing."""
+    told = Usage(1000, 500, 700, 300)
+
+    span = paid(usage, of("peak"), of("peak"))
+
+    assert isinstance(span, CostRange)
+    assert span.low == cost(Usage(1000, 500, 1000, 0), of("peak"))
+    assert span.high == span.likely == cost(Usage(1000, 500, 0, 1000), of("peak"))
+    assert span.low < (cost(told, of("peak")) or 0) < span.high
+
+
+def test_the_dearest_of_several_prices() -> None:
+    """What bounds several prices is at no part under any of them."""
+    first, second = of("peak"), of("off-peak")
+    odd = replace(second, miss=first.miss * 3)
+
+    assert dearest(None, first, None) == first
+    assert dearest(None) is None
+    bound = dearest(first, odd)
+    assert bound is not None
+    assert (bound.hit, bound.miss, bound.out) == (first.hit, odd.miss, first.out)
 
 
 def test_the_cache_saves_the_difference() -> None:

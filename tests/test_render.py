@@ -25,6 +25,7 @@ from deepseek_magic.render import (
     look_line,
     not_arrived,
     notice_shown,
+    off_peak_line,
     quiet_line,
     status_html,
     text_shown,
@@ -282,6 +283,23 @@ def test_the_quiet_line() -> None:
         ({"usage": None, "cost": None}, "cost unknown"),
         ({"cost": None}, "unpriced"),
         ({"cost": Decimal(0)}, "0.00 CNY"),
+        (
+            {"cost": None, "cost_range": CostRange(Decimal("0.00123"), Decimal("0.00241"))},
+            " · 0.0012 to 0.0025 CNY, as the hours changed meanwhile · ",
+        ),
+        (
+            {
+                "usage": None,
+                "cost": None,
+                "cost_range": CostRange(Decimal("0.0001"), Decimal("0.0201"), Decimal("0.0004")),
+            },
+            " · may be billed: about 0.0004 CNY, 0.021 CNY at most · ",
+        ),
+        (
+            {"usage": None, "cost": None, "cost_range": CostRange(Decimal(0), Decimal("0.02"))},
+            " · may be billed: 0.02 CNY at most · ",
+        ),
+        ({"note": "an earlier try may have been billed too"}, "s · an earlier try may have been"),
         ({"usage": Usage(None, 7)}, "unknown in · 7 out"),
         ({"usage": Usage(5, 7, 0, 5, 0)}, "5 in · 7 out · "),
         ({"finish_reason": "length"}, "cut at max_tokens · "),
@@ -381,6 +399,34 @@ def test_the_notice() -> None:
     assert TOP_UP in shown.text
 
 
+def test_what_would_be_cheaper_can_be_pasted() -> None:
+    """Each cheaper way stands in a line of its own, and its flag as code."""
+    shown = notice_shown(notice(steps=("It costs less: --think off", "So too: -m flash")))
+
+    assert Page(shown.html).words.count("Cheaper:") == 1
+    assert re.findall(r"<code[^>]*>([^<]*)</code>", shown.html) == ["--think off", "-m flash"]
+    assert "Cheaper:\n- It costs less: --think off\n- So too: -m flash\n" in shown.text
+    assert "Cheaper" not in notice_shown(notice()).html + notice_shown(notice()).text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"unsent": True}, "“Send anyway” asks no check this one time."),
+        (
+            {"own_limit": True},
+            "“Re-run cell” runs it as it was sent; with a new --budget, run it by hand.",
+        ),
+    ],
+)
+def test_the_notice_of_a_check_tells_what_its_buttons_do(
+    changes: dict[str, Any], said: str
+) -> None:
+    """What a click sends, and what it does not, is said while there are buttons."""
+    assert said in notice_shown(notice(buttons=True, **changes)).html
+    assert said not in notice_shown(notice(**changes)).html
+
+
 @pytest.mark.parametrize(
     ("changes", "said", "unsaid"),
     [
@@ -427,6 +473,9 @@ def test_the_notice_of_an_ordinary_cell() -> None:
         ({"balance": balance("3")}, "the figure lags by minutes", "not available"),
         ({"balance": two("0", "12", prefers="CNY")}, "12.00 USD, but 0.00 CNY. Top up", "lags"),
         ({"balance": balance("3"), "own_limit": True}, "Raise the limit", "Top up"),
+        ({"own_limit": True, "today": "2.00 CNY spent"}, "Today 2.00 CNY spent", "lags"),
+        ({"balance": balance("3"), "unsent": True}, "Billed nothing: it was not sent", "lags"),
+        ({"unsent": True}, "add --anyway", "for this question"),
     ],
 )
 def test_the_notice_tells_the_cases_apart(changes: dict[str, Any], said: str, unsaid: str) -> None:
@@ -542,6 +591,44 @@ def test_the_hours_stay_true() -> None:
     when = f"{(NOW + timedelta(days=2)).astimezone():%A %H:%M}"
     for words in (Page(shown.html).words, " ".join(shown.text.split())):
         assert f"Hours off-peak until {when}, then peak" in words
+
+
+@pytest.mark.parametrize(
+    ("lasts", "told"),
+    [
+        (timedelta(minutes=50), "about 50 min at this rate"),
+        (timedelta(days=12, hours=7), "about 12 days at this rate"),
+        (timedelta(days=4000), "more than a year at this rate"),
+    ],
+)
+def test_how_long_the_money_lasts(lasts: timedelta, told: str) -> None:
+    """What was spent today, and how long the rest lasts, stand with the balance."""
+    shown = balance_shown(facts(spent_today={"CNY": Decimal("0.4")}, lasts=lasts))
+
+    for words in (Page(shown.html).words, " ".join(shown.text.split())):
+        assert "Today 0.40 CNY spent" in words
+        assert f"Lasts {told}" in words
+    assert "Lasts" not in balance_shown(facts()).text
+
+
+@pytest.mark.parametrize(
+    ("cost", "then", "told"),
+    [
+        ("0.0012", "0.0006", "(in 1 h 20 min), then about 0.0006 CNY instead of 0.0012 CNY. Inter"),
+        ("0.0012", "0.0012", "(in 1 h 20 min). Until then nothing is sent; inter"),
+        (None, None, "(in 1 h 20 min). Until then nothing is sent; inter"),
+    ],
+)
+def test_the_line_of_a_wait_for_off_peak(cost: str | None, then: str | None, told: str) -> None:
+    """It tells from when, in how long, and what that saves where anything is known of it."""
+
+    def usual(likely: str | None) -> CostRange | None:
+        return None if likely is None else CostRange(Decimal(0), Decimal(1), Decimal(likely))
+
+    begins = NOW + timedelta(minutes=80)
+    line = off_peak_line(begins, NOW, usual(cost), usual(then), "CNY")
+
+    assert line.startswith(f"Waiting for off-peak hours: from {begins.astimezone():%H:%M} {told}")
 
 
 def test_what_the_readings_tell() -> None:

@@ -68,6 +68,13 @@ def test_a_stamp_is_read() -> None:
     )
 
 
+def test_an_answer_that_is_shown_again_counts_once() -> None:
+    """A kept answer that is shown once more was paid for where it was asked."""
+    found = of_notebook(notebook(stamp(), stamp(again=True)))
+
+    assert (len(found.stamps), found.unreadable) == (1, 0)
+
+
 def test_an_old_stamp_is_read() -> None:
     """A stamp without tokens and range, as earlier versions wrote it, has its cost all the same."""
     old = stamp(cost=None)
