@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from . import render, tables
 from .elements import Shown
-from .errors import DeepSeekError
+from .errors import DeepSeekError, OverLimit
 from .pending import PendingCells, Place
 from .rerun import Rerun, Turns, current_cell
 
@@ -279,20 +279,27 @@ class Notices:
 
         Those in their places follow, one after the other, when this cell has
         ended; the first that meets an empty balance stops the rest. They are given
-        back, and those that cannot be run, for their text was not kept.
+        back, and those that cannot be run, for their text was not kept. A cell that a
+        limit refuses stops no other; its error is raised when all have had their turn.
         """
         here = current_cell(self._shell)
         places = {row.id: self._controls(row, here) for row in rows}
         others = [row for row in rows if places[row.id] is None]
+        over: OverLimit | None = None
         for row in others:
             if row.text is not None:
                 self._take_down(row.cell)
-                run_here(row)
+                try:
+                    run_here(row)
+                except OverLimit as error:
+                    over = over or error
         follow = [controls for row in rows if (controls := places[row.id]) is not None]
         if follow:
             threading.Thread(
                 target=_in_turn, args=(follow,), name="deepseek_magic rerun", daemon=True
             ).start()
+        if over is not None:
+            raise over
         in_place = [row for row in rows if places[row.id] is not None]
         return in_place, [row for row in others if row.text is None]
 

@@ -51,10 +51,10 @@ class Notice:
     and *kept* says what had arrived of an answer; None where nothing is known, or
     had. *unsent* tells that a check has refused before anything was sent, and
     *steps* are cheaper ways to ask, one sentence each. *own_limit* tells a cap of
-    the user's own, where a top-up would not help, and *today* what was spent of the
-    day's. *buttons* says that there are
-    some below, *waits* that one of them waits for a top-up, and *ordinary* that
-    the cell is code of the user's own, whose cost nobody knows.
+    the user's own, where a top-up would not help; *unknown* is what to do where too
+    little is known to keep to it, and *today* what was spent of the day's. *buttons*
+    says that there are some below, *waits* that one of them waits for a top-up, and
+    *ordinary* that the cell is code of the user's own, whose cost nobody knows.
     *goes_on* tells that the cell itself waits and then goes on. *problem* says why
     the ledger may not list the cell.
     """
@@ -70,6 +70,7 @@ class Notice:
     today: str = ""
     unsent: bool = False
     own_limit: bool = False
+    unknown: str = ""
     buttons: bool = False
     ordinary: bool = False
     waits: bool = False
@@ -282,7 +283,8 @@ def notice_shown(notice: Notice) -> Shown:
         _way(notice),
     )
     style = f"{_BOX};border-left-color:{_COLOURS['empty']}"
-    place = "Raise the limit" if notice.own_limit else f"Top up at {one_line(notice.top_up_url)}"
+    limit = one_line(notice.unknown) or "Raise the limit"
+    place = limit if notice.own_limit else f"Top up at {one_line(notice.top_up_url)}"
     then = GOES_ON if notice.goes_on else "run this cell again."
     against = " Or send it all the same: add --anyway." if notice.unsent else ""
     return Shown(
@@ -318,7 +320,8 @@ GOES_ON = "this cell goes on by itself. Interrupting it ends the waiting."
 
 def _way(notice: Notice) -> Markup:
     """Say what to do; of the buttons only while there are any."""
-    first = "Raise the limit," if notice.own_limit else _top_up(notice.top_up_url)
+    limit = f"{notice.unknown or 'Raise the limit'},"
+    first = limit if notice.own_limit else _top_up(notice.top_up_url)
     before = " “Re-run cell” runs it as it was sent; with a new --budget, run it by hand."
     effects = " (the whole cell runs again, with all its effects)" if notice.ordinary else ""
     click = f"click “Re-run cell” below{effects}, or "

@@ -41,8 +41,8 @@ LOADED_ANEW = (
 )
 ON_ITS_WAY = "It is about to run already. Stop it like any cell, once it runs."
 FOLLOWS = "This is how it stood then. Look again with: %deepseek balance"
-STILL_EMPTY = frozenset({"InsufficientBalance", "OverLimit"})
-"""The errors after which a cell that waits goes on waiting."""
+STILL_EMPTY = "InsufficientBalance"
+"""The error after which a cell that waits goes on waiting; a limit of its own is no such."""
 EXPLAIN_AFTER = 180.0
 """Seconds from the first look that found nothing until it is said what that usually is."""
 TWICE_SECONDS = 0.6
@@ -274,7 +274,7 @@ class NoticeControls:
         self._rerun.join()
         if (reply := self._rerun.reply) is None:
             return "silent"
-        return "empty" if reply.get("ename") in STILL_EMPTY else "ran"
+        return "empty" if reply.get("ename") == STILL_EMPTY else "ran"
 
     def gave_up(self) -> None:
         """Say that the waiting has ended without a top-up (called by `Waiting`)."""

@@ -450,10 +450,18 @@ class Workspace:
             kept=_kept(error.answer),
             top_up_url=f"https://{host}/" if host else self.account.top_up_url,
             own_limit=own_limit,
+            unknown=self._unknown(error),
             buttons=attended,
             waits=cell is not None and attended and not own_limit and only_asks(cell),
             problem=self.session.ledger.problem or "",
         )
+
+    def _unknown(self, error: OutOfMoney) -> str:
+        """Say what to do where too little is known to keep to a limit; "" where it can be kept."""
+        if self.session.currency is None:
+            return "Wait until the balance can be read"
+        unpriced = error.estimate is not None and error.estimate.worst is None
+        return "Set the price (%deepseek prices --set)" if unpriced else ""
 
     def _today(self) -> str:
         """Tell what was spent of the day's limit; "" where there is none, or nobody knows."""
