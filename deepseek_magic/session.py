@@ -126,6 +126,7 @@ class Session:
         self._watch = Watch()
         self.was_refused = False
         """Whether the last answer came after a refusal: a balance known before it is no more."""
+        self._last: Answer | None = None
         self._unpriced: list[tuple[Ended, Outcome]] = []
         self._unsure: dict[str, Ended] = {}
         """Questions that may have been billed although no answer came, by what was sent."""
@@ -261,6 +262,14 @@ class Session:
             raise self._with_facts(error, answer)
         yield self._with_earlier_try(ended, answer)
 
+    def take_last(self) -> Answer | None:
+        """Give, once, what was recorded last.
+
+        Nothing else tells the cost of a question that was interrupted.
+        """
+        last, self._last = self._last, None
+        return last
+
     def _look_for_currency(self) -> None:
         """Read the balance, and let an account's first question wait a moment for its currency."""
         self.refresh()
@@ -308,7 +317,7 @@ class Session:
 
     def _record(self, ended: Ended, outcome: Outcome, written: Future[None]) -> Answer:
         """Add up what a call cost, wait for the disk, and let the balance be read anew."""
-        answer = ended.answer
+        answer = self._last = ended.answer
         if ended.is_unsure:
             self._unsure[_name(ended.call.request)] = ended
         if answer.currency is None and (answer.usage is not None or ended.is_unsure):

@@ -380,6 +380,7 @@ class Workspace:
     def _show(self, view: View, asking: _Asking) -> Answer:
         request = asking.request
         answer = Answer(model=request.model)
+        self.session.take_last()
         try:
             asked = self.session.stream(
                 request, cell=asking.place.cell, budget=asking.cap, anyway=asking.anyway
@@ -394,7 +395,7 @@ class Workspace:
                     "the question was not asked again. Nothing was billed. Run the cell again to "
                     "ask anew."
                 ) from None
-            self._end(view, request, answer, "interrupted")
+            self._end(view, request, self.session.take_last() or answer, "interrupted")
             raise Interrupted(
                 "the answer was stopped. What had arrived is kept above; the API may bill it. "
                 "Run the cell again to ask anew."
