@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from . import outlook, reconcile
 from .errors import DeepSeekError, InvalidOption, nearest, one_line
 from .outlook import Alarm
+from .schema import BY
 from .wire import EXACT, Balance, Usage
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("deepseek_magic")
 
-BY = ("day", "model", "notebook", "cell")
 SUMS = ("currency", "queries", "cost", "unpriced", "cost_low", "cost_high", "ranged", "saved")
 NUMBERS = ("queries", "unpriced", "ranged")
 LOOKS_BACK = timedelta(days=30)

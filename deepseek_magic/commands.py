@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from .elements import at_least, money
 from .errors import DeepSeekError, InvalidOption, NoKey, nearest, one_line
 from .options import help_text
+from .schema import BY
 from .wire import SHORT_NAMES, Key, amount
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Commands:
             publish(_of_notebook(flags))
             return
         today = datetime.now().astimezone().date()
-        by = _by(flags.get("--by", []), spending.BY) or spending.DEFAULT_BY
+        by = _by(flags.get("--by", []), BY) or spending.DEFAULT_BY
         days = _number_of_days(flags.get("--days", []))
         since = None if days is None else today - timedelta(days=days - 1)
         session = self._host.workspace.session

@@ -13,6 +13,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from .elements import (
+    BADGE,
+    BOX,
     QUIET,
     Markup,
     Shown,
@@ -51,14 +53,6 @@ FIRST, LAST = 2, 18
 """How many messages of a long conversation are shown of its beginning and of its end."""
 _STOPS = 4
 
-_BOX = (
-    "border:1px solid rgba(128,128,128,.5);border-left-width:4px;border-radius:4px;"
-    "padding:.6em .9em;margin:.4em 0;max-width:46em;overflow-wrap:anywhere"
-)
-_BADGE = (
-    "color:#fff;border-radius:.7em;padding:.1em .6em;font-weight:600;font-size:.9em;"
-    "white-space:nowrap"
-)
 # White letters are readable on each of these, whatever the page behind them.
 _GREEN, _RED, _GREY = "#1a7f37", "#cf222e", "#57606a"
 _TEXT = (
@@ -491,14 +485,14 @@ NOTHING_SENT = "Nothing was sent."
 def _html(sheet: _Sheet) -> Markup:
     first, between, last = _chosen(sheet.messages)
     return outer(
-        f"{_BOX};border-left-color:{sheet.verdict.colour}",
+        f"{BOX};border-left-color:{sheet.verdict.colour}",
         el(
             "div",
             "line-height:1.6",
             el("span", "font-size:1.15em;font-weight:600", sheet.lead),
             f"{sheet.rest} ",
             f"{NOTHING_SENT} ",
-            el("span", f"{_BADGE};background:{sheet.verdict.colour}", sheet.verdict.badge),
+            el("span", f"{BADGE};background:{sheet.verdict.colour}", sheet.verdict.badge),
         ),
         pairs((name, with_code(value)) for name, value in sheet.rows),
         cheaper(sheet.steps),

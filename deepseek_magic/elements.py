@@ -119,6 +119,14 @@ class Markup(str):
 
 
 QUIET = "opacity:.7;font-size:.9em"
+BOX = (
+    "border:1px solid rgba(128,128,128,.5);border-left-width:4px;border-radius:4px;"
+    "padding:.6em .9em;margin:.4em 0;max-width:46em;overflow-wrap:anywhere"
+)
+BADGE = (
+    "color:#fff;border-radius:.7em;padding:.1em .6em;font-weight:600;font-size:.9em;"
+    "white-space:nowrap"
+)
 # Widgets set a line height of their own, by far too large for a table.
 CELL = (
     "padding:.15em .9em .15em 0;border:0;vertical-align:top;background:transparent;line-height:1.4"

@@ -49,19 +49,6 @@ class Cap:
         with self._lock, localcontext(EXACT):
             return self.amount - self._taken
 
-    def reserve(self, amount: Decimal) -> bool:
-        """Take *amount*, if so much is left."""
-        with self._lock, localcontext(EXACT):
-            if self._taken + amount > self.amount:
-                return False
-            self._taken += amount
-            return True
-
-    def settle(self, reserved: Decimal, paid: Decimal) -> None:
-        """Give back what was *reserved*, less what was *paid* at most."""
-        with self._lock, localcontext(EXACT):
-            self._taken += paid - reserved
-
     def hold(self, name: object, amount: Decimal, *, beyond: bool = False) -> bool:
         """Reserve *amount* under a *name*, if so much is left; *beyond* passes the cap.
 

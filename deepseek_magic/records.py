@@ -67,11 +67,10 @@ class Ended:
         paid = prices.paid(self.answer.usage, first, last)
         if paid is None and self.state not in FREE:
             paid = self._at_most(first, last)
-        exact = isinstance(paid, Decimal)
         return replace(
             self.answer,
             cost=paid if isinstance(paid, Decimal) else None,
-            cost_range=paid if not exact and isinstance(paid, CostRange) else None,
+            cost_range=paid if isinstance(paid, CostRange) else None,
             currency=currency,
         )
 

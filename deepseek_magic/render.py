@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from . import chart, markdown
 from .elements import (
+    BADGE,
+    BOX,
     LIST,
     MINUTE,
     QUIET,
@@ -107,11 +109,6 @@ class BalanceFacts:
 
 
 _SMALL_GAP = "margin:.3em 0"
-_BOX = (
-    "border:1px solid rgba(128,128,128,.5);border-left-width:4px;border-radius:4px;"
-    "padding:.6em .9em;margin:.4em 0;max-width:46em;overflow-wrap:anywhere"
-)
-_BADGE = "color:#fff;border-radius:.7em;padding:.1em .6em;font-weight:600;font-size:.9em"
 # Widgets set a line height of their own, by far too large for a text of several lines.
 _STATUS = (
     "line-height:1.4;margin:.2em 0 .4em;max-width:60em;overflow-wrap:anywhere;white-space:normal;"
@@ -282,7 +279,7 @@ def notice_shown(notice: Notice) -> Shown:
         cheaper(notice.steps),
         _way(notice),
     )
-    style = f"{_BOX};border-left-color:{_COLOURS['empty']}"
+    style = f"{BOX};border-left-color:{_COLOURS['empty']}"
     limit = one_line(notice.unknown) or "Raise the limit"
     place = limit if notice.own_limit else f"Top up at {one_line(notice.top_up_url)}"
     then = GOES_ON if notice.goes_on else "run this cell again."
@@ -542,11 +539,11 @@ def balance_shown(facts: BalanceFacts) -> Shown:
     left = at_least(balance.effective, balance.currency) if balance else "unknown"
     rows, line = _fact_rows(facts), _line_of_days(facts)
     head = f"{left} left" if left != "unknown" else "Balance unknown"
-    badge = el("span", f"{_BADGE};background:{_COLOURS[facts.state]}", facts.state)
-    place = el("span", f"{_BADGE};background:#0550ae", "sandbox") if facts.sandbox else Markup()
+    badge = el("span", f"{BADGE};background:{_COLOURS[facts.state]}", facts.state)
+    place = el("span", f"{BADGE};background:#0550ae", "sandbox") if facts.sandbox else Markup()
     return Shown(
         html=outer(
-            f"{_BOX};border-left-color:{_COLOURS[facts.state]}",
+            f"{BOX};border-left-color:{_COLOURS[facts.state]}",
             el("span", "font-size:1.3em;font-weight:600;margin-right:.5em", head),
             badge,
             " ",

@@ -23,6 +23,7 @@ COUNTS = (
 )
 AMOUNTS = ("cost", "low", "likely", "high", "reserved", "saved")
 BY = ("day", "model", "notebook", "cell")
+"""What spending can be added up by."""
 
 # The sums
 

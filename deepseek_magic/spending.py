@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .chart import span
 from .elements import QUIET, Shown, count, counted, money, one_line, outer
+from .schema import BY
 from .tables import table_shown
 from .wire import EXACT
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from .stamps import Stamps
 
-BY = ("day", "model", "notebook", "cell")
-"""What spending can be added up by."""
 DEFAULT_BY = BY[:3]
 SET_A_PRICE = "%deepseek prices --set MODEL CURRENCY HIT MISS OUT"
 

@@ -194,17 +194,17 @@ def test_a_cap_is_never_passed(amount: Decimal, tries: list[tuple[Decimal, Decim
     cap, paid, open_ones = Cap(amount), Decimal(0), []
 
     for number, (worst, share) in enumerate(tries):
-        if cap.reserve(worst):
-            open_ones.append((worst, worst * share))
-        assert paid + sum(one for one, _ in open_ones) + cap.left == amount
+        if cap.hold(number, worst):
+            open_ones.append((number, worst, worst * share))
+        assert paid + sum(one for _, one, _ in open_ones) + cap.left == amount
         assert cap.left >= 0
         if open_ones and number % 2:
-            reserved, cost = open_ones.pop(0)
-            cap.settle(reserved, cost)
+            name, _, cost = open_ones.pop(0)
+            cap.release(name, cost)
             paid += cost
-    for reserved, cost in open_ones:
-        cap.settle(reserved, cost)
-    paid += sum(cost for _, cost in open_ones)
+    for name, _, cost in open_ones:
+        cap.release(name, cost)
+    paid += sum(cost for _, _, cost in open_ones)
 
     assert cap.left == amount - paid >= 0
 
@@ -214,7 +214,7 @@ def test_many_threads_share_a_cap() -> None:
     cap, taken = Cap(Decimal(100)), list[int]()
 
     def take() -> None:
-        taken.extend(1 for _ in range(100) if cap.reserve(Decimal(1)))
+        taken.extend(1 for _ in range(100) if cap.hold(object(), Decimal(1)))
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
