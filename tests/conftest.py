@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import platform
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 SHOWN = ("ipython", "ipykernel", "ipywidgets", "openai", "jupyterlab", "notebook")
 
 refuse_outside_hosts()
+# A run that a script began in the background ignores Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
