@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from types import CodeType
 
 
-class _Placeholder(NamedTuple):
+class Placeholder(NamedTuple):
+    """One `{{expression}}`, from *start* to *end* of its text."""
+
     start: int
     end: int
     source: str
@@ -32,9 +34,12 @@ class _Placeholder(NamedTuple):
     spec: str
 
 
+NEXT = "Nothing was sent. To send braces as they stand: %%deepseek --raw"
+"""How each error here ends."""
+
 _TRIES = 25
 _LENGTH = 20_000
-_SPEC = re.compile(
+SPEC = re.compile(
     r"(?=.)(.?[<>=^])?[-+ ]?#?0?\d{0,4}[,_]?(\.\d{1,3})?[bcdeEfFgGnosxX%]?"
     r"|[^{}\"'\n]{0,40}%[A-Za-z][^{}\"'\n]{0,40}"  # a date
 )
@@ -59,26 +64,26 @@ def expand(text: str, namespace: Mapping[str, object], *, bound: int = 1000) -> 
     names = dict(namespace)  # `eval` adds `__builtins__` to what it is given
     parts, after = list[str](), 0
     for found in placeholders:
-        parts += text[after : found.start], _told(found, names, bound)
+        parts += text[after : found.start], told(found, names, bound)
         after = found.end
     return "".join((*parts, text[after:]))
 
 
-def _placeholders(text: str) -> list[_Placeholder]:
-    found, start = list[_Placeholder](), text.find("{{")
+def _placeholders(text: str) -> list[Placeholder]:
+    found, start = list[Placeholder](), text.find("{{")
     known: dict[str, tuple[CodeType, str]] = {}
     with warnings.catch_warnings():
         # Such as "invalid escape sequence", which is about a text that may be no Python at all.
         warnings.simplefilter("ignore")
         while start >= 0:
-            end, source, code, spec = _compiled(text, start + 2, known)
+            end, source, code, spec = compiled(text, start + 2, known)
             known[source] = code, spec
-            found.append(_Placeholder(start, end + 2, source, code, spec))
+            found.append(Placeholder(start, end + 2, source, code, spec))
             start = text.find("{{", end + 2)
     return found
 
 
-def _compiled(
+def compiled(
     text: str, start: int, known: dict[str, tuple[CodeType, str]]
 ) -> tuple[int, str, CodeType, str]:
     """Find the first `}}` at which the text from *start* is an expression.
@@ -109,7 +114,7 @@ def _formatted(source: str) -> tuple[CodeType, str] | None:
     """Read an expression with a format after it; None where *source* is none."""
     for colon in islice(re.finditer(":", source[:_LENGTH]), _TRIES):
         spec = source[colon.end() :]
-        if not _SPEC.fullmatch(spec):
+        if not SPEC.fullmatch(spec):
             continue
         with suppress(SyntaxError, ValueError, MemoryError, RecursionError):
             return _code(source[: colon.start()].strip()), spec
@@ -141,32 +146,36 @@ def _balanced_end(text: str, start: int) -> Iterator[int]:
 
 
 def _failure(source: str, what: str) -> InvalidOption:
-    return InvalidOption(
-        f"{{{{{one_line(source, 40)}}}}} {what}. Nothing was sent. "
-        "To send braces as they stand: %%deepseek --raw"
-    )
+    return InvalidOption(f"{{{{{one_line(source, 40)}}}}} {what}. {NEXT}")
 
 
 def _not_python(rest: str, source: str | None, error: Exception | None) -> InvalidOption:
     if source is None:
-        return InvalidOption(
-            f'"{{{{{one_line(rest, 40)}" has no }}}} that closes it. Nothing was sent. '
-            "To send braces as they stand: %%deepseek --raw"
-        )
+        return InvalidOption(f'"{{{{{one_line(rest, 40)}" has no }}}} that closes it. {NEXT}')
     if not source:
         return _failure(source, "is empty; it takes a Python expression")
     reason = error.msg if isinstance(error, SyntaxError) else error
     return _failure(source, f"is not a Python expression ({one_line(str(reason), 80)})")
 
 
-def _told(placeholder: _Placeholder, names: dict[Any, object], bound: int) -> str:
+def text_of(value: object, bound: int) -> str:
+    """Give what stands for *value* in a prompt."""
+    return value.text if isinstance(value, Answer) else describe(value, bound=bound)
+
+
+def told(
+    placeholder: Placeholder, names: dict[Any, object], bound: int, *, none: str | None = None
+) -> str:
+    """Evaluate a placeholder in *names*, and give its value as text; for None, *none* if given."""
     source = placeholder.source
     try:
         value = eval(placeholder.code, names)  # noqa: S307  # the user's own code, as in any cell
+        if value is None and none is not None:
+            return none
         if not isinstance(value, Awaitable):
             if placeholder.spec:
                 return format(value, placeholder.spec)
-            return value.text if isinstance(value, Answer) else describe(value, bound=bound)
+            return text_of(value, bound)
     except NameError as error:
         if error.name is None or error.name in names or hasattr(builtins, error.name):
             raise _failure(source, f"fails: {_reason(error)}") from error
