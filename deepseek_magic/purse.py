@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +39,17 @@ LOOKS_BACK = (timedelta(0), LAG, 2 * LAG, 6 * LAG, timedelta(days=1))
 
 @dataclass(frozen=True, slots=True)
 class _Anchor:
-    """What was *left* at a moment, spent or not settled; and what the newest reading *showed*."""
+    """What was *left* at a moment, spent or not settled; and what the newest reading *showed*.
+
+    What was spent since is the sum of all from the *day* on, less its *base*; None
+    where that could not be told.
+    """
 
     at: datetime
     left: Decimal
     showed: Decimal
+    day: date
+    base: Decimal | None
 
 
 class Purse:
@@ -205,20 +211,38 @@ class Purse:
         if total is None or at is None:
             return
         if anchor is None or at < anchor.at:  # the first, or of a clock that was set back
-            self._anchor = _Anchor(at, left=total, showed=total)
+            self._anchor = self._anchored(at, left=total, showed=total)
             return
         until = max(at, came or at)
         with localcontext(EXACT):
-            spent = self._spent(anchor.at, until)
+            spent = self._spent(anchor.at, until) if came is None else self._spent_since(anchor)
             left = anchor.left - spent + max(total - anchor.showed, Decimal(0))
             if left < total:
-                left = max(left, total - self._spent(at - LAG, until))
+                # Read after the sum above: what ends between the two is spent, not forgiven.
+                lately = self._spent(at - LAG, until if came is None else None)
+                left = max(left, total - lately)
             left = min(left, total)
             if until - anchor.at > LAG:  # a sum over a short time is a quick one
                 since = until - timedelta(minutes=1)
-                self._anchor = _Anchor(since, left + self._spent(since, until), total)
+                self._anchor = self._anchored(since, left + self._spent(since, until), total)
             else:
-                self._anchor = _Anchor(anchor.at, left + spent, total)
+                self._anchor = replace(anchor, left=left + spent, showed=total)
+
+    def _anchored(self, at: datetime, left: Decimal, showed: Decimal) -> _Anchor:
+        # A call that ends now was sent a few hours ago at most.
+        day = (at - timedelta(days=1)).astimezone().date()
+        return _Anchor(at, left, showed, day, self._base(at, day))
+
+    def _base(self, at: datetime, day: date) -> Decimal | None:
+        """Give what was spent from *day* up to the moment *at*."""
+        total = self._ledger.sum_from(self._account, self._currency or "", day)
+        return None if total is None else EXACT.subtract(total, self._spent(at))
+
+    def rebase(self) -> None:
+        """Take note that calls of before have got a price."""
+        with self._lock:
+            if (anchor := self._anchor) is not None:
+                self._anchor = replace(anchor, base=self._base(anchor.at, anchor.day))
 
     def _take_currency(self, reading: Balance) -> None:
         """Stay with a currency while it holds money; one that was given never changes."""
@@ -237,8 +261,14 @@ class Purse:
         if total is None or anchor is None:
             return told
         with localcontext(EXACT):
-            left = anchor.left - self._spent(anchor.at)
+            left = anchor.left - self._spent_since(anchor)
             return replace(told, spent_since=max(total - left, Decimal(0)))
+
+    def _spent_since(self, anchor: _Anchor) -> Decimal:
+        total = self._ledger.sum_from(self._account, self._currency or "", anchor.day)
+        if total is None or anchor.base is None:
+            return self._spent(anchor.at)
+        return EXACT.subtract(total, anchor.base)
 
     def _spent(self, since: datetime, until: datetime | None = None) -> Decimal:
         spent = self._ledger.spent(self._account, since, until=until)
