@@ -87,21 +87,26 @@ class Clearance:
         A request without `max_tokens` gets one where a limit asks for it. *asked*
         makes its record.
         """
-        limited = terms.cap is not None or self.day_limit is not None
-        if limited and self._purse.currency is None:
-            self._learn_currency()
         for _ in range(TRIES):
-            facts = self._facts(request, terms.cap, checked=not terms.anyway)
-            refusal = None if terms.anyway else limits.refusal(facts)
-            if refusal is not None:
-                raise self._with_steps(refusal, facts)
-            self._log(facts)
+            facts = self.check(request, terms)
             if (admitted := self._reserve(facts, terms, asked)) is not None:
                 return admitted
         raise OverLimit(
             "Too many questions ask for what is left of the limit at the same moment. Nothing was "
             "sent of this one. Send it again."
         )
+
+    def check(self, request: Request, terms: Terms) -> Facts:
+        """Give what is known of *request* before it goes out, or raise why it may not."""
+        limited = terms.cap is not None or self.day_limit is not None
+        if limited and self._purse.currency is None:
+            self._learn_currency()
+        facts = self._facts(request, terms.cap, checked=not terms.anyway)
+        refusal = None if terms.anyway else limits.refusal(facts)
+        if refusal is not None:
+            raise self._with_steps(refusal, facts)
+        self._log(facts)
+        return facts
 
     def _reserve(
         self, facts: Facts, terms: Terms, asked: Callable[[Request, datetime], Asked]
@@ -163,6 +168,22 @@ class Clearance:
         """Reckon what *request* will cost at the moment *at*."""
         return self._reckoned(request, at)[0]
 
+    def rates(self, model: str) -> tuple[Price | None, Price | None]:
+        """Give the price of *model* at this moment, and that of the worst case."""
+        return rates(model, self._purse.currency, self._clock(), self.own)
+
+    def day_left(self) -> Decimal | None:
+        """Give what is left of the day's limit; None without one, or where nobody can tell."""
+        currency, at = self._purse.currency, self._clock()
+        if self.day_limit is None or currency is None:
+            return None
+        day = at.astimezone().date().isoformat()
+        today = self._ledger.today(self._account, day, currency)
+        if today is None:
+            return None
+        with localcontext(EXACT):
+            return self.day_limit - today.spent - today.under_way
+
     def _reckoned(
         self, request: Request, at: datetime, *, exactly: bool = False
     ) -> tuple[Estimate, Price | None]:
@@ -192,20 +213,12 @@ class Clearance:
             day_limit=self.day_limit,
         )
         if self.day_limit is not None and facts.currency is not None:
-            facts = self._with_day(facts, self.day_limit, facts.currency)
+            left = self.day_left()
+            facts = replace(facts, day_left=left, day_known=left is not None)
         if checked and self._wants_reading(facts):
             fresh = self._purse.reread(READ_SECONDS)
             facts = replace(facts, balance=self._purse.known, fresh=fresh)
         return facts
-
-    def _with_day(self, facts: Facts, limit: Decimal, currency: str) -> Facts:
-        today = self._ledger.today(
-            self._account, facts.at.astimezone().date().isoformat(), currency
-        )
-        if today is None:
-            return replace(facts, day_known=False)
-        with localcontext(EXACT):
-            return replace(facts, day_left=limit - today.spent - today.under_way)
 
     def _wants_reading(self, facts: Facts) -> bool:
         """Tell whether a fresh reading may change what the checks say.
@@ -277,13 +290,20 @@ def estimate_at(
     past = None
     if account is not None:
         past = ledger.past(account, model, request.think, json=request.json, tokens_in=size // 4)
-    price = prices.price(request.model, currency, at, own=own)
-    ahead = (prices.price(request.model, currency, when, own=own) for when in _edges_ahead(at))
-    dear = prices.dearest(price, *ahead)
+    price, dear = rates(request.model, currency, at, own)
     guess = estimate(request, price, past, exactly=exactly)
     if dear is not None and dear != price:
         guess = replace(guess, worst=worst(request, dear))
     return guess, dear
+
+
+def rates(
+    model: str, currency: str | None, at: datetime, own: Sequence[Price]
+) -> tuple[Price | None, Price | None]:
+    """Give the price of *model* at the moment *at*, and what an answer begun then costs at most."""
+    price = prices.price(model, currency, at, own=own)
+    ahead = (prices.price(model, currency, when, own=own) for when in _edges_ahead(at))
+    return price, prices.dearest(price, *ahead)
 
 
 def _edges_ahead(at: datetime) -> list[datetime]:

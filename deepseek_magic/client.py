@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from . import failures
 from .errors import ConnectionFailed, DeepSeekError, NoKey, one_line
 from .failures import LOOPBACK, host_of
-from .wire import Balance, Key, Piece, Request
+from .wire import Answer, Balance, Key, Piece, Request
 
 if TYPE_CHECKING:
     import httpx
@@ -265,15 +265,26 @@ class Client:
         if getattr(getattr(error, "response", None), "status_code", 0) >= 300:
             refused = _Refused(error.response)  # type: ignore[attr-defined]
         if isinstance(refused, _Refused):
-            headers = {name.lower(): self._scrub(text) for name, text in refused.headers.items()}
-            text = self._freed_text(refused.text)
             status, model = refused.status_code, asked.model
-            return failures.refusal(self.host, status, text, headers, paid=paid, model=model)
+            return self._refused(status, refused.text, refused.headers, model, paid=paid)
         name = type(cause or error).__name__
         reason = one_line(self._scrub(str(cause or error))).rstrip(".") or name
         if name in failures.NOT_SENT or not paid:
             return failures.unreached(self.host, name, reason)
         return failures.broken(self.host, name, reason, arrived=asked.words, idle=asked.idle)
+
+    def _refused(
+        self,
+        status: int,
+        text: str,
+        headers: Mapping[str, str],
+        model: str | None,
+        *,
+        paid: bool = True,
+    ) -> DeepSeekError:
+        freed = {name.lower(): self._scrub(value) for name, value in headers.items()}
+        text = self._freed_text(text)
+        return failures.refusal(self.host, status, text, freed, paid=paid, model=model)
 
     # -- how the libraries below are used ---------------------------------------
 
@@ -376,8 +387,57 @@ class Client:
         rest = self._freed_text(events.rest.decode("utf-8", "replace"))
         raise failures.no_answer(self.host, rest)
 
+    def read(
+        self, request: Request, status: int, headers: Mapping[str, str], body: bytes
+    ) -> Answer:
+        """Read a whole response to *request*, however it was sent; what is no answer raises.
+
+        The names of *headers* are in lower case.
+        """
+        trace = self._scrub(headers.get("x-ds-trace-id") or "") or None
+        answer = Answer(model=request.model)
+        if status >= 300:
+            raise self._refused(status, body.decode("utf-8", "replace"), headers, request.model)
+        try:
+            for piece in self._all_of(body.lstrip(BEFORE_A_BODY)):
+                answer = answer.plus(piece)
+        except DeepSeekError as error:
+            found = error
+        except Exception as error:  # noqa: BLE001  # whatever it is becomes one of ours
+            found = self.translate(error, paid=True, asked=_Asked(request.model))
+        else:
+            return answer
+        found.trace_id = found.trace_id or trace
+        raise found
+
+    def _all_of(self, body: bytes) -> Iterator[Piece]:
+        """Give the pieces of a whole body: one, but where a relay streams all the same."""
+        if not body.startswith((b"data:", b":", b"event:")):
+            yield self._whole(body.decode("utf-8", "replace"))
+            return
+        begun = False
+        for event in Events().read([body]):
+            if event.strip() == "[DONE]":
+                return
+            yield self._piece(event, begun=begun, arrived=begun)
+            begun = True
+        raise failures.unended(self.host, arrived=begun)
+
+    def not_sent(self, name: str, reason: str) -> DeepSeekError:
+        """Tell why no whole request went out: the *name* of the failure, and its *reason*."""
+        return failures.unreached(
+            self.host, name, one_line(self._scrub(reason)).rstrip(".") or name
+        )
+
+    def lost(self, name: str, reason: str, *, arrived: bool, idle: float) -> DeepSeekError:
+        """Tell why no whole response came, though a request went out."""
+        reason = one_line(self._scrub(reason)).rstrip(".") or name
+        if name == "Lingering":
+            return failures.lingering(self.host, ALIVE_SECONDS, arrived=arrived)
+        return failures.broken(self.host, name, reason, arrived=arrived, idle=idle)
+
     def _whole(self, text: str) -> Piece:
-        """Read an answer that a relay has sent as one JSON object."""
+        """Read an answer that came as one JSON object."""
         data = failures.parsed(text)
         if isinstance(data, Mapping) and data.get("choices") and not data.get("error"):
             return self._freed_piece(Piece.read(data))

@@ -34,6 +34,7 @@ class Asked:
     """What is known of a call when it is sent.
 
     *reserved* is the most that it can cost, in *currency*; None where nobody knows.
+    *question* names all that shapes its answer, so that the answer can be found by it.
     """
 
     at: datetime
@@ -46,6 +47,7 @@ class Asked:
     json: bool = False
     currency: str | None = None
     reserved: Decimal | None = None
+    question: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,16 +188,21 @@ def _at_most(amount: Decimal | None) -> int | None:
 
 def _values(record: Asked | Outcome) -> dict[str, Any]:
     """Give the columns that are known; an update leaves the others as they are."""
-    values = {name: getattr(record, name) for name in record.__slots__}
+    values = {
+        name: value for name in record.__slots__ if (value := getattr(record, name)) is not None
+    }
     values["sent" if isinstance(record, Asked) else "ended"] = stamp(values.pop("at"))
     if isinstance(record, Asked):
         values["reserved"] = _at_most(record.reserved)
     else:
-        values.pop("cost_range")
+        values.pop("cost_range", None)
         values["saved"] = None if record.saved is None else _units(record.saved)
         values |= _amounts(record.cost, record.cost_range)
-    kept = ((name, storable(value)) for name, value in values.items() if value is not None)
-    return {name: value for name, value in kept if value is not None}
+    return {
+        name: kept
+        for name, value in values.items()
+        if value is not None and (kept := storable(value)) is not None
+    }
 
 
 def _amounts(cost: Decimal | None, span: CostRange | None) -> dict[str, int | None]:
@@ -216,8 +223,9 @@ def asking(entry: int, asked: Asked, keep: Keep, owner: str) -> Statement:
     """Give the statement that notes a call; its day is that of this machine."""
     day = asked.at.astimezone().date().isoformat()
     values = {**_values(asked), "id": entry, "state": "sent", "day": day, "owner": owner}
-    if keep != "all":
+    if keep != "all":  # a name tells the text to whoever can guess it
         values.pop("request", None)
+        values.pop("question", None)
     columns, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
     return f"INSERT INTO entries ({columns}) VALUES ({marks})", values
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .jobs import Progress
     from .wire import Answer, Balance
 
 
@@ -34,6 +35,12 @@ class DeepSeekError(Exception):
     *answer* holds what had arrived, None when nothing had. *trace_id* is the
     API's own name for the exchange (`x-ds-trace-id`), for its support.
     """
+
+    partial: Any = None
+    """What a question for every row had when it ended, as a DataFrame; else None."""
+
+    progress: Progress | None = None
+    """How far a question for every row had come; else None."""
 
     may_be_billed = False
     """Whether the API may have charged for the query all the same."""
@@ -81,7 +88,6 @@ class OutOfMoney(DeepSeekError):
         self.balance = balance
         """The last known balance; None when it has not been read."""
         self.partial = partial
-        """What a job over many rows had when the money ended; else None."""
         self.unsent = False
         """Whether a check has refused, before anything was sent."""
         self.estimate: Any = None
@@ -95,6 +101,9 @@ class InsufficientBalance(OutOfMoney):
 
     host: str | None = None
     """Where to top up, when the account that is empty is one at a company other than DeepSeek."""
+
+    at_once: int | None = None
+    """How many requests at once the balance still allows, where the API has named a number."""
 
 
 class OverLimit(OutOfMoney):
@@ -150,6 +159,19 @@ class UnusableAnswer(DeepSeekError):
     """The answer is whole, but it is empty or not of the form that was asked for."""
 
     may_be_billed = True
+
+
+class Interrupted(KeyboardInterrupt):
+    """A query that the user stopped; shown as one line, like any other end of a cell."""
+
+    partial: Any = None
+    """What a question for every row had when it was stopped, as a DataFrame; else None."""
+
+    progress: Progress | None = None
+    """How far a question for every row had come; else None."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Interrupted: {self}"]
 
 
 def one_line(text: str, limit: int = 240) -> str:

@@ -61,14 +61,14 @@ def estimate(
     """
     texts = (message.content for message in request.messages)
     tokens_in = framed(texts, thinks=request.thinks, exactly=exactly)
-    longest = _longest(request)
-    out = None if past is None else _ordered(past, longest)
+    most_out = longest(request)
+    out = None if past is None else _ordered(past, most_out)
     return Estimate(
         model=request.model,
         tokens_in=tokens_in,
         tokens_out=None if out is None else (out[0], out[2]),
         likely_out=None if out is None else out[1],
-        longest=longest,
+        longest=most_out,
         price=price,
         currency=None if price is None else price.currency,
         cost=None if price is None else _usual(request, price, tokens_in, out),
@@ -79,7 +79,7 @@ def estimate(
 
 def worst(request: Request, price: Price) -> Decimal:
     """Give what *request* costs at most: all that it can hold, and the longest answer."""
-    return _cost(price, miss=_most_in(request), out=_longest(request))
+    return _cost(price, miss=_most_in(request), out=longest(request))
 
 
 def affordable(request: Request, price: Price, money: Decimal) -> int | None:
@@ -93,10 +93,11 @@ def affordable(request: Request, price: Price, money: Decimal) -> int | None:
         if left < price.out:
             return None
         room = (left / price.out).to_integral_value(ROUND_FLOOR) if price.out else LONGEST
-    return min(int(room), _longest(request))
+    return min(int(room), longest(request))
 
 
-def _longest(request: Request) -> int:
+def longest(request: Request) -> int:
+    """Give the most tokens that an answer to *request* can take."""
     return LONGEST if request.max_tokens is None else min(max(request.max_tokens, 1), LONGEST)
 
 
@@ -150,4 +151,4 @@ def _known(past: Past | None) -> str:
 def _end(request: Request) -> str:
     if request.max_tokens is None:
         return f"without --max-tokens it may take up to {LONGEST:,}"
-    return f"--max-tokens ends it at {_longest(request):,}"
+    return f"--max-tokens ends it at {longest(request):,}"

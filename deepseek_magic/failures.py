@@ -58,6 +58,7 @@ OF_MONEY = re.compile(
 )
 DEEPSEEK_S = re.compile(r"^Insufficient Balance\b|based on your remaining balance")
 """DeepSeek's own words for an empty account, which relays hand on."""
+CONCURRENCY = re.compile(r"concurrency limit of (\d{1,6})\b")
 NO_MODEL = re.compile(
     r"supported API model names|\b(unknown|no such|invalid) model\b|"
     r"\bmodel\b.{0,120}\b(not[ _](exist|found)|does not exist)",
@@ -170,6 +171,8 @@ def empty(
     )
     found.may_be_billed = begun
     found.host = other
+    if nearly and (named := CONCURRENCY.search(message)):
+        found.at_once = int(named[1])
     return found
 
 
@@ -316,6 +319,19 @@ def verdict(request: Request, answer: Answer) -> DeepSeekError | None:
     if not answer.text.strip():
         return UnusableAnswer(_without_text(request, answer))
     return _json_verdict(answer) if request.json else None
+
+
+def row_verdict(request: Request, answer: Answer) -> DeepSeekError | None:
+    """Tell why an answer cannot stand for a row; one that was cut cannot, though it has words."""
+    if found := verdict(request, answer):
+        return found
+    if answer.finish_reason != "length":
+        return None
+    limit = f" of {request.max_tokens:,} tokens" if request.max_tokens else ""
+    return UnusableAnswer(
+        f"The answer was cut at its limit{limit}. It was billed. Raise --max-tokens, and run again "
+        "for this row."
+    )
 
 
 def _without_text(request: Request, answer: Answer) -> str:

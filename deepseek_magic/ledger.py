@@ -10,9 +10,10 @@ SQLite does not take is left out, and holds up no other.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_FLOOR, Decimal
@@ -56,6 +57,7 @@ from .store import (
     SETTLE_SECONDS,
     File,
     Statement,
+    bulk,
     finished,
     storable,
 )
@@ -141,6 +143,32 @@ class Ledger:
         name = self.new_entry() if entry is None else entry
         self._write(lambda: asking(name, asked, self.keep, self._owner))
         return name
+
+    def note(
+        self, calls: Iterable[tuple[int, Asked]], outcomes: Iterable[tuple[int, Outcome]]
+    ) -> Future[None]:
+        """Note how calls ended and that others go out, by their entries, in one transaction."""
+        owner = self._owner
+
+        def statements() -> list[Statement]:
+            ended = [ending(entry, outcome, self.keep) for entry, outcome in outcomes]
+            asked = [asking(entry, one, self.keep, owner) for entry, one in calls]
+            return [*bulk(ended), *bulk(asked)]
+
+        return self._quietly(lambda: self._file.write_all(statements()), finished)
+
+    def reserve_all(
+        self, calls: Sequence[tuple[int, Asked]], limit: Decimal
+    ) -> Future[list[Reserved] | None]:
+        """Do for each of *calls* what `reserve` does, in one transaction; returns at once."""
+        owner = self._owner
+
+        def work(db: sqlite3.Connection) -> list[Reserved]:
+            return [self._reserved(db, entry, asked, limit, owner) for entry, asked in calls]
+
+        nothing: Future[list[Reserved] | None] = Future()
+        nothing.set_result(None)
+        return self._quietly(lambda: self._file.tidy(work), lambda: nothing)
 
     def withdraw(self, entry: int) -> None:
         """Take back the note of a call that did not go out; there may be none."""
@@ -253,6 +281,20 @@ class Ledger:
             return {row[0]: amount_of(row[1]) for row in rows}
 
         return self._quietly(sums, dict)
+
+    def sum_from(
+        self, account: str, currency: str, day: date, *, wait: float | None = READ_SECONDS
+    ) -> Decimal | None:
+        """Add up what was likely spent in *currency* from the local *day* on, however many calls.
+
+        None where the file is not free within *wait* seconds.
+        """
+
+        def total() -> Decimal | None:
+            rows = self._file.read(schema.SUM_FROM, (account, currency, day.isoformat()), wait)
+            return amount_of(rows[0][0]) if rows else None
+
+        return self._quietly(total, lambda: None)
 
     def spending(self, account: str, since: datetime) -> list[Spending]:
         """Give what each call cost that ended after *since*, oldest first.
@@ -498,6 +540,29 @@ class Ledger:
             return entry_of(dict(rows[0])) if rows else None
 
         return self._quietly(newest, lambda: None)
+
+    def which_have_answers(
+        self, account: str, questions: Sequence[str], longest: int | None = None
+    ) -> set[str]:
+        """Tell which of *questions* have a whole answer of at most *longest* tokens."""
+
+        def known() -> set[str]:
+            values = (account, json.dumps(questions), longest, longest)
+            return {row[0] for row in self._file.read(schema.ANSWERED, values, None)}
+
+        return self._quietly(known, set)
+
+    def answers_to(
+        self, account: str, questions: Sequence[str], longest: int | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Give the newest whole answer to each of *questions* that has one, by its name."""
+
+        def newest() -> dict[str, dict[str, Any]]:
+            values = (account, json.dumps(questions), longest, longest)
+            rows = self._file.read(schema.ANSWERED_WITH, values, None)
+            return {row["question"]: entry_of(dict(row)) for row in rows}
+
+        return self._quietly(newest, dict)
 
     def answers(self, account: str, limit: int = 20) -> list[dict[str, Any]]:
         """Give the newest entries of *account* that hold an answer, whole or in part."""

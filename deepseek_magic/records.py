@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 FREE: frozenset[State] = frozenset({"refused", "failed"})
 """How a call ends that costs nothing."""
+
+SHAPELESS = frozenset({"max_tokens", "stream", "stream_options"})
+"""Settings of a request that do not shape a whole answer."""
 
 UNSETTLED: frozenset[State] = frozenset({"partial", "interrupted"})
 """How a call ends that may be billed although its usage never arrived."""
@@ -106,13 +111,18 @@ class Ended:
             answer=answer.text or None,
             reasoning=answer.reasoning or None,
             **price_columns(answer, found),
-            **asdict(answer.usage or Usage()),
+            **counts_of(answer.usage),
         )
 
     @property
     def is_unsure(self) -> bool:
         """Whether the API may have billed this call, and nobody can tell."""
         return self.state in UNSETTLED and self.answer.usage is None
+
+
+def counts_of(usage: Usage | None) -> dict[str, Any]:
+    """Give the counts of *usage* by their names."""
+    return {name: getattr(usage, name, None) for name in Usage.__slots__}
 
 
 def _usage(prompt: int, out: int) -> Usage:
@@ -159,6 +169,27 @@ def answer_of(row: Mapping[str, Any]) -> Answer:
 def as_sent(request: Request) -> str:
     """Give the text that names *request* in the ledger: all that shapes its answer."""
     return json.dumps(request.body(), ensure_ascii=False)
+
+
+def name_of(request: Request, shape: bytes | None = None) -> str:
+    """Name a question by all that shapes its answer, for finding it in the ledger.
+
+    A bound on the answer's length does not: what ended by itself within one bound
+    is the answer under any other that it keeps to. *shape* is that of the request,
+    where it is known.
+    """
+    asks = request.messages[-1].content.encode("utf-8", "surrogatepass")
+    named = hashlib.blake2b(asks, digest_size=15, key=shape or shape_of(request))
+    return base64.urlsafe_b64encode(named.digest()).decode()
+
+
+def shape_of(request: Request) -> bytes:
+    """Name all of *request* but what its last message says, which differs from row to row."""
+    body = request.body()
+    shaping = {name: value for name, value in body.items() if name not in SHAPELESS}
+    shaping["messages"] = [*body["messages"][:-1], {**body["messages"][-1], "content": ""}]
+    told = json.dumps(shaping, sort_keys=True).encode()
+    return hashlib.blake2b(told, digest_size=32).digest()
 
 
 def state_of(error: DeepSeekError | None) -> State:

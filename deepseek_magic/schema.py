@@ -192,10 +192,20 @@ def _create_indexes(db: sqlite3.Connection) -> None:
     )
 
 
+def m004_questions(db: sqlite3.Connection) -> None:
+    """Let an answer be found by the name of its question, among any number of others."""
+    db.execute("ALTER TABLE entries ADD COLUMN question TEXT")
+    db.execute(
+        "CREATE INDEX entries_answered ON entries (account, question, ended, completion_tokens)"
+        " WHERE question IS NOT NULL AND state = 'done'"
+    )
+
+
 STEPS: tuple[Step, ...] = (
     m001_entries_and_readings,
     m002_pending_cells,
     m003_ranges_reservations_and_sums,
+    m004_questions,
 )
 """Each runs once, in order, and is remembered by its name. Append only."""
 
@@ -220,6 +230,11 @@ SPENT = (
     " AND ended > ? AND ended <= IFNULL(?, ended)"
     " AND COALESCE(cost, likely, low) IS NOT NULL AND currency IS NOT NULL"
     " GROUP BY currency"
+)
+# The sums are kept, so that this takes no longer after a hundred thousand calls than after one.
+SUM_FROM = (
+    "SELECT COALESCE(SUM(cost + likely), 0) FROM days"
+    " WHERE account = ? AND currency = ? AND day >= ?"
 )
 SPENDING = (
     "SELECT * FROM (SELECT ended, currency, COALESCE(cost, low, 0) AS low,"
@@ -326,6 +341,14 @@ ANSWERS = (
     "SELECT * FROM entries WHERE account = ? AND ended IS NOT NULL AND answer IS NOT NULL"
     " ORDER BY ended DESC, sent DESC, id DESC LIMIT ?"
 )
+_ANSWERED = (
+    " FROM entries WHERE account = ? AND question IN (SELECT value FROM json_each(?))"
+    " AND question IS NOT NULL AND state = 'done' AND finish_reason = 'stop'"
+    " AND (? IS NULL OR completion_tokens <= ?)"
+)
+ANSWERED = f"SELECT DISTINCT question{_ANSWERED}"
+"""Which of some questions have a whole answer, no longer than so many tokens."""
+ANSWERED_WITH = f"SELECT *{_ANSWERED} AND answer IS NOT NULL ORDER BY ended"
 KEPT = (
     "SELECT * FROM entries WHERE account = ? AND ended >= ? AND request = ? AND state = 'done'"
     " AND answer IS NOT NULL ORDER BY ended DESC LIMIT 1"

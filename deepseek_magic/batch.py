@@ -1,0 +1,131 @@
+"""A question for every row, from the data to the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from . import frames, schemas, templates
+from .crowd import Job
+from .elements import money
+from .errors import DeepSeekError, InsufficientBalance, Interrupted, InvalidOption, OutOfMoney
+from .progress import bar
+from .survey import Questions, forecast, survey
+from .wire import Answer
+
+if TYPE_CHECKING:
+    from .clearance import Terms
+    from .jobs import Forecast, Progress
+    from .survey import Asker
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What a caller wants of a question for every row; see `Session.map`."""
+
+    data: object
+    template: str
+    settings: Mapping[str, Any]
+    column: str = "answer"
+    limit: int | None = None
+    concurrency: int | None = None
+    schema: object = None
+    json: bool = False
+    fresh: bool = False
+    names: Mapping[str, object] | None = None
+    cell: str | None = None
+
+
+def ask_rows(
+    asker: Asker,
+    asking: Asking,
+    terms: Terms,
+    *,
+    progress: bool | Callable[[Progress], object],
+    confirm: Callable[[Forecast], object] | None,
+) -> Any:
+    """Ask about every row; give the frame, or raise with the frame so far in `.partial`."""
+    questions = _questions(asking)
+    frames.new_columns(questions.data, _columns(asking, questions))
+    found = survey(asker, questions, fresh=asking.fresh)
+    if confirm is not None and (reckoned := forecast(asker, found, terms)).is_doubtful:
+        confirm(reckoned)
+    job = Job(asker, found, terms, at_once=asking.concurrency, cell=asking.cell)
+    with bar(progress) as told:
+        try:
+            job.run(told)
+        except (DeepSeekError, KeyboardInterrupt) as error:
+            ended = _told(asker, job, error)
+            ended.progress = job.progress
+            with suppress(DeepSeekError):  # a file that has changed; the answers are in the ledger
+                ended.partial = _frame(questions, asking, job)
+            raise ended from None
+    return _frame(questions, asking, job)
+
+
+def forecast_of(asker: Asker, asking: Asking, terms: Terms) -> Forecast:
+    """Reckon what `ask_rows` would ask and what that costs; sends nothing of it."""
+    return forecast(asker, survey(asker, _questions(asking), fresh=asking.fresh), terms)
+
+
+def _questions(asking: Asking) -> Questions:
+    for name, value in (("limit", asking.limit), ("concurrency", asking.concurrency)):
+        if value is not None and (type(value) is not int or value < 1):
+            raise InvalidOption(
+                f"`{name}` cannot be {value!r}; it is a whole number from 1. Nothing was sent."
+            )
+    read = frames.read(asking.data, limit=asking.limit)
+    schema = None if asking.schema is None else schemas.schema_of(asking.schema)
+    filled = templates.read(asking.template, read.columns, names=asking.names)
+    return Questions(read, filled, asking.settings, schema, asking.json)
+
+
+def _columns(asking: Asking, questions: Questions) -> tuple[str, ...]:
+    schema = questions.schema
+    return (*((asking.column,) if schema is None else schema.fields), "cost", "error")
+
+
+def _frame(questions: Questions, asking: Asking, job: Job) -> Any:
+    results, schema = job.tally.results, questions.schema
+    columns: dict[str, list[Any]] = {}
+    if schema is None:
+        columns[asking.column] = results.values
+    else:
+        for name in schema.fields:
+            columns[name] = [None if row is None else row.get(name) for row in results.values]
+    columns |= {"cost": results.costs, "error": results.errors}
+    return questions.data.frame(columns)
+
+
+# Words
+
+
+def _told(
+    asker: Asker, job: Job, error: DeepSeekError | KeyboardInterrupt
+) -> DeepSeekError | Interrupted:
+    """Add to an error how many rows are done, how many are left and what these will cost."""
+    if not isinstance(error, DeepSeekError):
+        return Interrupted(
+            f"the rows were stopped. {job.tally.counted()} Run again: only the missing ones are "
+            "asked."
+        )
+    if isinstance(error, OutOfMoney):
+        asker.with_facts(error, Answer())
+    what = str(error).partition(". ")[0].rstrip(".")
+    if isinstance(error, InsufficientBalance):
+        next_step = "Top up, then run it again: only the missing rows are asked."
+    else:
+        next_step = str(error).partition(". ")[2]
+    error.args = (f"{what}. {job.tally.counted()} {_rest(job)}{next_step}".strip(),)
+    return error
+
+
+def _rest(job: Job) -> str:
+    progress = job.progress
+    if progress.expected is None or progress.cost is None or progress.currency is None:
+        return ""
+    rest = max(progress.expected - progress.cost, Decimal(0))
+    return f"They will cost about {money(rest, progress.currency)}. " if rest else ""

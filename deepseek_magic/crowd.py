@@ -1,0 +1,535 @@
+"""Many questions under way at once, each checked, priced and recorded as one is.
+
+A loop on a thread of its own sends, and takes what comes back; whoever called waits
+and is told how far it is. A call is on disk before it is sent, and its place is free
+for another when its answer is on disk too: what a crash can lose is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from .allowance import Allowance
+from .async_client import AsyncClient
+from .clearance import Admitted
+from .elements import money
+from .entries import Asked
+from .errors import (
+    BadRequest,
+    DeepSeekError,
+    InsufficientBalance,
+    NoKey,
+    OverLimit,
+    RequestRefused,
+    TooManyRequests,
+    WrongKey,
+)
+from .pace import Pace
+from .prices import price_list
+from .records import FREE, Ended, answer_of, as_sent, state_of
+from .survey import LOOKED_UP, Asker, Survey, mark_of
+from .tally import Tally
+from .wire import SHORT_NAMES, Answer, Request
+
+if TYPE_CHECKING:
+    from .clearance import Terms
+    from .entries import Outcome
+    from .jobs import Progress
+
+MOST = {SHORT_NAMES["flash"]: 2500, SHORT_NAMES["pro"]: 500}
+"""Requests at once that an account may have (api-docs.deepseek.com/quick_start/rate_limit)."""
+OTHERS = 64
+"""The same for a model of which nothing is known."""
+FILES_KEPT = 64
+"""So many files are left to whoever else runs in this kernel."""
+GROUP = 100
+"""So many questions at most are noted and sent in one go."""
+TICK = 0.01
+"""Seconds in which answers gather, to be written together."""
+IDLE = 0.25
+TOLD = 0.15
+"""Seconds between two reports of how far it is."""
+GRACE = 10.0
+"""Seconds that answers under way have to arrive, once the user has stopped it."""
+REFUSED_ALIKE = 20
+"""After so many requests that could not be answered, and no answer, the rest are not sent."""
+TURNED_AWAY = 30
+"""How often one row may be turned away for lack of room."""
+WAIT_AT_MOST = 300.0
+"""A pause that the API asks for and that is longer than these seconds ends the job."""
+AGAIN = 0.25
+"""Seconds until a row that was turned away is sent again; doubled each time."""
+NOTHING = Decimal(0)
+FOR_ALL = (InsufficientBalance, WrongKey, NoKey)
+"""Refusals that every row would get."""
+QUIET_SECONDS = 2.0
+"""Seconds between two words to those who listen for what was spent."""
+STOPPING = (
+    "Stopping: what is under way may arrive for a few seconds; interrupt once more to drop it."
+)
+
+
+@dataclass(slots=True)
+class _Row:
+    """A question to be sent, or to be sent again, at the earliest when it is *due*."""
+
+    number: int
+    request: Request
+    name: str
+    tries: int = 0
+    answers_before: int = 0
+    sent: float = 0.0
+    due: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A call that has ended, to be written down.
+
+    *value* is what its row gets, *again* whether the row is to be asked again.
+    """
+
+    row: _Row
+    ended: Ended
+    answer: Answer
+    outcome: Outcome
+    value: Any
+    again: bool
+
+
+class Job:
+    """The rows of *found*, asked in the name of *asker*; no more than *terms* allow is spent.
+
+    *at_once* is how many requests the user allows at once; *cell* names the place in
+    the ledger. `run` may be called once.
+    """
+
+    def __init__(
+        self,
+        asker: Asker,
+        found: Survey,
+        terms: Terms,
+        *,
+        at_once: int | None = None,
+        cell: str | None = None,
+    ) -> None:
+        self.tally = Tally(found)
+        self._asker = asker
+        self._found = found
+        self._cell = cell
+        self._wanted = at_once
+        self._allowance = (
+            Allowance(asker, terms, found.sample[0], self.tally) if found.sample else None
+        )
+        self._error: DeepSeekError | None = None
+        self._todo: Iterator[_Row] = iter(())
+        self._ready: deque[_Row] = deque()
+        self._again: list[_Row] = []
+        self._ended: list[_Done] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refused_alike = 0
+        self._pace = Pace(1, time.monotonic())
+        self._told_at = time.monotonic()
+        self._stops = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
+
+    # -- the caller's side --------------------------------------------------------
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        return self.tally.progress(self._pace.at_once(time.monotonic()), self._asker.currency)
+
+    def run(self, told: Callable[[Progress], object] | None = None) -> None:
+        """Ask all rows that have to be asked; block until the last is on disk.
+
+        *told* is called now and then on this thread. An interrupt lets those under
+        way arrive, a second one drops them; both end in `KeyboardInterrupt`.
+        """
+        try:
+            if self._found.to_ask and self._allowance is not None:
+                self._allowance.check()
+            self._run(told)
+        except DeepSeekError as error:
+            self._end(error)
+            raise
+        finally:
+            self.tally.share(self._error, stopped=self._stops > 0)
+            if told is not None:
+                told(self.progress)
+            self._asker.tell()
+            self._asker.refresh()
+
+    def _run(self, told: Callable[[Progress], object] | None) -> None:
+        ended: Future[None] = Future()
+        thread = threading.Thread(
+            target=self._work, args=(ended,), name="deepseek_magic rows", daemon=True
+        )
+        thread.start()
+        while True:
+            try:
+                with suppress(TimeoutError):
+                    ended.exception(TOLD)
+                    break
+                if told is not None:
+                    told(self.progress)
+            except KeyboardInterrupt:
+                self._stop()
+        thread.join()
+        if self._stops:
+            raise KeyboardInterrupt
+        ended.result()
+
+    def _stop(self) -> None:
+        self._stops += 1
+        self.tally.note = STOPPING
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has just ended
+                self._loop.call_soon_threadsafe(self._stop_in_loop, self._loop)
+
+    def _stop_in_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._stops > 1:
+            self._drop()
+        else:
+            loop.call_later(GRACE, self._drop)
+        self._wake.set()
+
+    def _drop(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+
+    # -- the loop -----------------------------------------------------------------
+
+    def _work(self, ended: Future[None]) -> None:
+        try:
+            asyncio.run(self._go())
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the caller is told
+            ended.set_exception(error)
+            return
+        if self._error is None:
+            ended.set_result(None)
+        else:
+            ended.set_exception(self._error)
+
+    async def _go(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        known = self._asker.purse.known
+        careful = known is not None and known.effective == 0
+        self._pace = Pace(self._most(), time.monotonic(), careful=careful)
+        self._todo = self._rows()
+        client = AsyncClient(self._asker.client, idle=self._asker.timeout)
+        try:
+            while await self._tick(client):
+                pass
+        finally:
+            self._drop()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._exchange([])
+            client.close()
+
+    async def _tick(self, client: AsyncClient) -> bool:
+        """Write down what has ended, send what may be sent; tell whether there is more."""
+        rows = self._next_rows()
+        if not rows and not self._ended:
+            if not self.tally.under_way and (self._ends or not (self._ready or self._again)):
+                return False
+            await self._rest()
+            return True
+        for going, row in await self._exchange(rows):
+            if self._ends:  # meanwhile: it is noted, and does not go out
+                self._asker.ledger.withdraw(going.call.entry)
+                going.settle(Answer(), billed=False)
+            else:
+                self._send(client, going, row)
+        if time.monotonic() - self._told_at > QUIET_SECONDS:
+            self._told_at = time.monotonic()
+            self._asker.tell()
+        return True
+
+    @property
+    def _ends(self) -> bool:
+        """Whether nothing more is to be sent."""
+        return self._stops > 0 or self._error is not None
+
+    async def _rest(self) -> None:
+        """Wait until something has arrived, or may be sent again."""
+        now = time.monotonic()
+        moments = (self._pace.resumes_at, *(row.due for row in self._again))
+        soon = min((moment for moment in moments if moment > now), default=now + IDLE)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(max(soon - now, TICK), IDLE)):
+                await self._wake.wait()
+                await asyncio.sleep(TICK)
+        self._wake.clear()
+
+    def _most(self) -> int:
+        """Give the number of requests at once: the account's or the user's, as files allow."""
+        model = self._found.sample[0].model if self._found.sample else ""
+        most = MOST.get(price_list().aliases.get(model, model), OTHERS)
+        most = most if self._wanted is None else self._wanted
+        files = _files_left()
+        if files is not None and files < most:
+            self.tally.note = (
+                f"At most {files:,} at once: this kernel may open no more files. More: "
+                "ulimit -n 4096, before Jupyter starts."
+            )
+            most = files
+        return most
+
+    # -- which rows ---------------------------------------------------------------
+
+    def _rows(self) -> Iterator[_Row]:
+        """Give the rows that have to be asked; those answered earlier are settled on the way."""
+        found, waiting = self._found, list[_Row]()
+        for number, request in enumerate(found.questions.all()):
+            name = found.names[number] if number < len(found.names) else None
+            if not isinstance(request, Request) or name is None:
+                continue
+            if mark_of(request) != found.marks[number]:
+                raise DeepSeekError(
+                    f"The data has changed while it was read: row {number:,} is another one now. "
+                    "What was answered is kept. Run again when nothing writes to the data."
+                )
+            if found.first[name] != number:
+                continue
+            row = _Row(number, request, name)
+            if name not in found.kept:
+                yield row
+                continue
+            waiting.append(row)
+            if len(waiting) >= LOOKED_UP:
+                yield from self._from_ledger(waiting)
+                waiting = []
+        yield from self._from_ledger(waiting)
+
+    def _from_ledger(self, rows: Sequence[_Row]) -> Iterator[_Row]:
+        """Settle rows that were answered earlier; give those whose answer does not do any more."""
+        if not rows:
+            return
+        asker, longest = self._asker, rows[0].request.max_tokens
+        stored = asker.ledger.answers_to(asker.account, [row.name for row in rows], longest)
+        for row in rows:
+            entry = stored.get(row.name)
+            answer = asker.answered.get(row.name) or (answer_of(entry) if entry else None)
+            value, error = self._found.questions.verdict(row.request, answer or Answer())
+            if answer is None or error is not None:
+                self._found.kept.discard(row.name)
+                yield row
+            else:
+                self.tally.kept(row.number, value)
+
+    def _next_rows(self) -> list[_Row]:
+        """Take the rows that are to be sent now."""
+        if self._ends:
+            return []
+        now = time.monotonic()
+        # What has ended is written together with what goes out in its place.
+        under_way = self.tally.under_way - len(self._ended)
+        room = min(self._pace.room(now, under_way), GROUP)
+        if self._allowance is not None and (pilots := self._allowance.pilots) is not None:
+            room = min(room, max(pilots - under_way, 0))
+        rows = [row for row in self._again if row.due <= now][:room]
+        self._again = [row for row in self._again if row not in rows] if rows else self._again
+        while self._ready and len(rows) < room:
+            rows.append(self._ready.popleft())
+        rows += islice(self._todo, room - len(rows))
+        if not rows and not self._ready:
+            # One is looked for, so that the end is known when it is there.
+            self._ready.extend(islice(self._todo, 1))
+        return rows
+
+    # -- the ledger ---------------------------------------------------------------
+
+    async def _exchange(self, rows: Sequence[_Row]) -> list[tuple[Admitted, _Row]]:
+        """Note what has ended and what is to go out; give what may go out."""
+        done, self._ended = self._ended, []
+        going, refused = self._admitted(rows)
+        ledger, outcomes = self._asker.ledger, [(d.ended.call.entry, d.outcome) for d in done]
+        notes = [(one.call.entry, self._asked(one, row)) for one, row in going]
+        limit = self._allowance.day_limit if self._allowance is not None else None
+        if limit is None:
+            await asyncio.wrap_future(ledger.note(notes, outcomes))
+        else:
+            ended = ledger.note([], outcomes)
+            reserved = await asyncio.wrap_future(ledger.reserve_all(notes, limit)) or []
+            await asyncio.wrap_future(ended)
+            has_room = {found.entry for found in reserved}
+            for one, row in going:
+                if one.call.entry not in has_room:
+                    one.settle(Answer(), billed=False)
+                    refused.append(row)
+            going = [(one, row) for one, row in going if one.call.entry in has_room]
+        for one_done in done:
+            self.tally.under_way -= 1
+            self._written(one_done)
+        self._ready.extendleft(reversed(refused))
+        if refused and not going and not self.tally.under_way and not self._ended:
+            self._end(self._over_limit())
+        return going
+
+    def _admitted(self, rows: Sequence[_Row]) -> tuple[list[tuple[Admitted, _Row]], list[_Row]]:
+        """Reserve for each row what it may cost, up to the first that finds no room."""
+        at, going = self._asker.now(), list[tuple[Admitted, _Row]]()
+        for row in rows:
+            one = self._allowance.admit(row.request, at) if self._allowance else None
+            if one is None:
+                break
+            going.append((one, row))
+        return going, list(rows[len(going) :])
+
+    def _over_limit(self) -> OverLimit:
+        """Tell that nothing is under way, and that what is left does not do for another row."""
+        left = self._allowance.left if self._allowance is not None else None
+        currency = self._asker.currency
+        amount = "" if left is None else f" ({money(max(left, NOTHING), currency)} is left)"
+        error = OverLimit(
+            f"The limit does not do for another row{amount}. Raise it, and run again: only the "
+            "missing rows are asked."
+        )
+        error.unsent = True
+        return error
+
+    def _asked(self, going: Admitted, row: _Row) -> Asked:
+        asker, request = self._asker, row.request
+        return Asked(
+            at=going.call.at,
+            account=asker.account,
+            model=request.model,
+            think=request.think,
+            json=request.json,
+            notebook=asker.notebook,
+            cell=self._cell,
+            request=as_sent(request),
+            currency=asker.currency,
+            reserved=self._allowance.reserved(going) if self._allowance else None,
+            question=row.name,
+        )
+
+    # -- one question -------------------------------------------------------------
+
+    def _send(self, client: AsyncClient, going: Admitted, row: _Row) -> None:
+        row.sent, row.tries = time.monotonic(), row.tries + 1
+        if row.tries == 1:
+            row.answers_before = self.tally.answers
+        self.tally.under_way += 1
+        task = asyncio.get_running_loop().create_task(self._ask(client, going, row))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, client: AsyncClient, going: Admitted, row: _Row) -> None:
+        began, request = time.monotonic(), going.call.request
+        answer, value = Answer(model=request.model), None
+        error: DeepSeekError | None = None
+        interrupted = False
+        try:
+            answer = await client.answer(request)
+            value, error = self._found.questions.verdict(request, answer)
+        except DeepSeekError as refused:
+            error = refused
+        except asyncio.CancelledError:
+            interrupted = True
+        except Exception as fault:  # noqa: BLE001  # one row's fault ends no other
+            error = DeepSeekError(f"This row met a fault of deepseek_magic: {fault!r}")
+        answer = replace(answer, seconds=time.monotonic() - began)
+        state = "interrupted" if interrupted else state_of(error)
+        call = going.call
+        if answer.usage is None and self._allowance is not None:
+            call = self._allowance.reckoned(going)
+        ended = Ended(call, answer, state, self._asker.now(), error)
+        priced, outcome = ended.outcome(self._asker.currency, self._asker.clearance.own)
+        going.settle(priced, billed=state not in FREE)
+        again = error is not None and self._is_refused(row, error)
+        self._ended.append(_Done(row, ended, priced, outcome, value, again))
+        self._wake.set()
+
+    def _written(self, done: _Done) -> None:
+        """Take note that a call's end is on disk."""
+        answer, state, error = done.answer, done.ended.state, done.ended.error
+        self._asker.add_up(answer)
+        self.tally.spend(answer, free=state in FREE)
+        if state == "done":
+            self._pace.answered(time.monotonic())
+            self._refused_alike = 0
+            if not self._stops:
+                self.tally.note = ""
+            if self._asker.ledger.keep != "all":
+                self._asker.answered[done.row.name] = answer
+            self.tally.answered(done.row.number, done.value, answer)
+        elif error is None:
+            words = "Stopped while it was under way; it may be billed. Run again for this row."
+            self.tally.failed(done.row.number, words, answer)
+        elif done.again:
+            self._again.append(done.row)
+        elif error.may_be_billed or (not isinstance(error, FOR_ALL) and error is not self._error):
+            billed = None if state in FREE else answer
+            self.tally.failed(done.row.number, str(error), billed)
+
+    def _is_refused(self, row: _Row, error: DeepSeekError) -> bool:
+        """Tell whether a row is to be asked again; end the job where the *error* is not its own.
+
+        At once, before the refusal is on disk: no request is to follow it.
+        """
+        if self._is_asked_again(row, error):
+            return True
+        if isinstance(error, FOR_ALL):
+            self._end(error)
+        elif isinstance(error, BadRequest) and not self.tally.answers:
+            self._refused_alike += 1
+            if self._refused_alike >= REFUSED_ALIKE:
+                self._end(error)
+        elif error.may_be_retried and self.tally.answers == row.answers_before:
+            self._end(error)  # nothing was answered all the while
+        return False
+
+    def _is_asked_again(self, row: _Row, error: DeepSeekError) -> bool:
+        """Tell whether a row was turned away unbilled and may be taken a little later."""
+        named = error.at_once if isinstance(error, InsufficientBalance) else None
+        wait = error.retry_after if isinstance(error, RequestRefused) else None
+        for_room = isinstance(error, TooManyRequests) or named is not None
+        if error.may_be_billed or not (error.may_be_retried or named is not None):
+            return False
+        if named is not None and self.tally.under_way <= 1:
+            return False  # not even one at once
+        now = time.monotonic()
+        self._pace.refused(now, row.sent, self.tally.under_way, named=named, wait=wait)
+        tries = TURNED_AWAY if for_room else self._asker.retries
+        if row.tries > tries or (wait or 0.0) > WAIT_AT_MOST:
+            return False
+        at_once = self._pace.at_once(now)
+        self.tally.note = f"{str(error).partition('. ')[0]}. {at_once:,} at once now."
+        row.due = max(now + AGAIN * 2.0 ** min(row.tries - 1, 8), self._pace.resumes_at)
+        return True
+
+    def _end(self, error: DeepSeekError) -> None:
+        """Let nothing more go out; what is under way arrives."""
+        if self._error is None:
+            self._error = error
+
+
+def _files_left() -> int | None:
+    """Tell how many more files this process may open; None where there is no such limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    import psutil
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return None
+    try:
+        used = int(psutil.Process().num_fds())
+    except psutil.Error:
+        used = FILES_KEPT
+    return max(int(soft) - used - FILES_KEPT, 1)
