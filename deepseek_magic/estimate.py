@@ -14,7 +14,7 @@ from decimal import ROUND_FLOOR, Decimal, localcontext
 from typing import TYPE_CHECKING
 
 from .errors import one_line
-from .prices import PER
+from .prices import PER, charge
 from .tokens import Count, framed, most
 from .wire import EXACT, CostRange
 
@@ -79,7 +79,7 @@ def estimate(
 
 def worst(request: Request, price: Price) -> Decimal:
     """Give what *request* costs at most: all that it can hold, and the longest answer."""
-    return _cost(price, miss=_most_in(request), out=longest(request))
+    return charge(price, miss=_most_in(request), out=longest(request))
 
 
 def affordable(request: Request, price: Price, money: Decimal) -> int | None:
@@ -111,21 +111,16 @@ def _ordered(past: Past, longest: int) -> tuple[int, int, int]:
     return min(low, longest), min(likely, longest), min(high, longest)
 
 
-def _cost(price: Price, *, hit: int = 0, miss: int = 0, out: int) -> Decimal:
-    with localcontext(EXACT):
-        return (hit * price.hit + miss * price.miss + out * price.out) / PER
-
-
 def _usual(
     request: Request, price: Price, tokens_in: Count, out: tuple[int, int, int] | None
 ) -> CostRange:
     """Give the range in which a question of this kind usually lies, never over the worst case."""
     bound = worst(request, price)
     if out is None:
-        return CostRange(min(_cost(price, hit=tokens_in.low, out=1), bound), bound)
-    high = min(_cost(price, miss=tokens_in.high, out=out[2]), bound)
-    likely = min(_cost(price, miss=tokens_in.likely, out=out[1]), high)
-    return CostRange(min(_cost(price, hit=tokens_in.low, out=out[0]), likely), high, likely)
+        return CostRange(min(charge(price, hit=tokens_in.low, out=1), bound), bound)
+    high = min(charge(price, miss=tokens_in.high, out=out[2]), bound)
+    likely = min(charge(price, miss=tokens_in.likely, out=out[1]), high)
+    return CostRange(min(charge(price, hit=tokens_in.low, out=out[0]), likely), high, likely)
 
 
 # Words

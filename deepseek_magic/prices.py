@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta, timezone
-from decimal import Decimal, InvalidOperation, localcontext
-from functools import cache
+from decimal import Decimal, InvalidOperation
+from functools import cache, reduce
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -180,8 +180,15 @@ def cost(usage: Usage | None, price: Price | None) -> Decimal | None:
     )
     if hit is None or miss is None or out is None:
         return None
-    with localcontext(EXACT):
-        return (hit * price.hit + miss * price.miss + out * price.out) / PER
+    return charge(price, hit=hit, miss=miss, out=out)
+
+
+def charge(price: Price, *, hit: int = 0, miss: int = 0, out: int = 0) -> Decimal:
+    """Give what so many tokens cost."""
+    parts = ((hit, price.hit), (miss, price.miss), (out, price.out))
+    # By the context itself: to change to it and back takes longer than the sum.
+    total = reduce(EXACT.add, (EXACT.multiply(tokens, each) for tokens, each in parts))
+    return EXACT.divide(total, PER)
 
 
 def paid(
@@ -223,8 +230,7 @@ def saved(usage: Usage | None, price: Price | None) -> Decimal | None:
     hits = None if usage is None else usage.prompt_cache_hit_tokens
     if hits is None or price is None:
         return None
-    with localcontext(EXACT):
-        return hits * (price.miss - price.hit) / PER
+    return EXACT.divide(EXACT.multiply(hits, EXACT.subtract(price.miss, price.hit)), PER)
 
 
 def own_prices(table: Mapping[str, Mapping[str, object]]) -> tuple[Price, ...]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FREE: frozenset[State] = frozenset({"refused", "failed"})
 """How a call ends that costs nothing."""
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+
 SHAPELESS = frozenset({"max_tokens", "stream", "stream_options"})
 """Settings of a request that do not shape a whole answer."""
 
@@ -168,7 +170,7 @@ def answer_of(row: Mapping[str, Any]) -> Answer:
 
 def as_sent(request: Request) -> str:
     """Give the text that names *request* in the ledger: all that shapes its answer."""
-    return json.dumps(request.body(), ensure_ascii=False)
+    return _ENCODE(request.body())
 
 
 def name_of(request: Request, shape: bytes | None = None) -> str:

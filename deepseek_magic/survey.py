@@ -188,7 +188,7 @@ def survey(asker: Asker, questions: Questions, *, fresh: bool) -> Survey:
         if row == 0 or not found.sample:
             if refusal := preflight.refusal(request, key):
                 raise refusal
-        elif preflight.key_refusal(request, key):
+        elif preflight.like_a_key(request.messages[-1].content, key):
             raise KeyInText(
                 f"Row {row} (counted from 0) holds something like a key. Nothing was sent. Take it "
                 "out of the data; a key that stood in a file is best replaced."
