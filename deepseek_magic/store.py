@@ -80,9 +80,14 @@ def bulk(statements: Iterable[Statement]) -> list[Statement]:
     is lost. SQLite then works through all rows without asking for Python's lock.
     """
     alike: dict[str, list[Mapping[str, Any]]] = {}
+    alone: list[Statement] = []
     for statement, values in statements:
-        alike.setdefault(statement, []).append(values)
-    return [_in_one(statement, rows) for statement, rows in alike.items()]
+        # SQLite ends a text of JSON at a NUL.
+        if any(type(value) is str and "\0" in value for value in values.values()):
+            alone.append((statement, values))
+        else:
+            alike.setdefault(statement, []).append(values)
+    return [*alone, *(_in_one(statement, rows) for statement, rows in alike.items())]
 
 
 def _in_one(statement: str, rows: list[Mapping[str, Any]]) -> Statement:
