@@ -7,6 +7,7 @@ events of a stream costs several times as much.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .client import ALIVE_SECONDS, Client
@@ -38,15 +39,18 @@ class AsyncClient:
             trust_env=client.host not in LOOPBACK,
         )
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request, wanted: Callable[[], bool]) -> Answer:
         """Send *request* and give its answer; every failure is one of ours.
 
-        Cancelling closes the connection; the API may bill the answer all the same.
+        *wanted* is asked just before it goes out; `CalledOff` follows a no. Cancelling
+        closes the connection; the API may bill the answer all the same.
         """
         body = {**request.body(), "stream": False}
         del body["stream_options"]
         try:
-            response = await self._connections.post("/chat/completions", json.dumps(body).encode())
+            response = await self._connections.post(
+                "/chat/completions", json.dumps(body).encode(), wanted
+            )
         except NotSent as error:
             found = self._client.not_sent(error.name, str(error))
         except Lost as error:

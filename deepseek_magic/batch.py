@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from . import frames, schemas, templates
 from .crowd import Job
 from .elements import money
-from .errors import DeepSeekError, InsufficientBalance, Interrupted, InvalidOption, OutOfMoney
+from .errors import (
+    DeepSeekError,
+    InsufficientBalance,
+    Interrupted,
+    InvalidOption,
+    OutOfMoney,
+    one_line,
+)
 from .progress import bar
 from .survey import Questions, forecast, survey
 from .wire import Answer
@@ -53,6 +60,8 @@ def ask_rows(
     found = survey(asker, questions, fresh=asking.fresh)
     if confirm is not None and (reckoned := forecast(asker, found, terms)).is_doubtful:
         confirm(reckoned)
+    if asking.fresh:
+        asker.unfinished.setdefault(found.key, asker.now())
     job = Job(asker, found, terms, at_once=asking.concurrency, cell=asking.cell)
     with bar(progress) as told:
         try:
@@ -60,10 +69,18 @@ def ask_rows(
         except (DeepSeekError, KeyboardInterrupt) as error:
             ended = _told(asker, job, error)
             ended.progress = job.progress
-            with suppress(DeepSeekError):  # a file that has changed; the answers are in the ledger
+            with suppress(Exception):  # such as a file that has changed
                 ended.partial = _frame(questions, asking, job)
             raise ended from None
-    return _frame(questions, asking, job)
+    asker.unfinished.pop(found.key, None)
+    try:
+        return _frame(questions, asking, job)
+    except Exception as fault:
+        raise DeepSeekError(
+            f"All rows were asked, and no frame could be made of them ({one_line(repr(fault))}). "
+            "Nothing is lost: run it again with other data types, and the answers come from the "
+            "ledger for nothing."
+        ) from fault
 
 
 def forecast_of(asker: Asker, asking: Asking, terms: Terms) -> Forecast:

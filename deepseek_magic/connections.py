@@ -11,7 +11,7 @@ import asyncio
 import base64
 import ssl
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,10 @@ class Lost(Exception):
         self.arrived = arrived
 
 
+class CalledOff(Exception):
+    """The request was not sent, as it was no longer wanted when its turn came."""
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """A whole response; the names of *headers* are in lower case."""
@@ -68,6 +72,7 @@ class _Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[Response] | None = None
         self._tunnels = False
         self._transport: Any = None
+        self._is_astray = False
         self._begin()
         self.heard = loop.time()
         """When the last bytes came."""
@@ -125,6 +130,8 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except Exception as error:  # noqa: BLE001  # what the parser does not take is no HTTP
             self.end(self.lost("RemoteProtocolError", f"no HTTP: {error}"))
+        if self._is_astray:
+            self.end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._waiter is None:
@@ -141,6 +148,8 @@ class _Connection(asyncio.Protocol):
     # -- what the parser calls ----------------------------------------------------
 
     def on_message_begin(self) -> None:
+        # Of a second response to one request nothing may reach the next.
+        self._is_astray = self._waiter is None
         self._begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -203,12 +212,19 @@ class Connections:
         self._looks: asyncio.TimerHandle | None = None
         self._problem: str | None = None
 
-    async def post(self, path: str, body: bytes) -> Response:
+    async def post(
+        self, path: str, body: bytes, wanted: Callable[[], bool] | None = None
+    ) -> Response:
         """Send *body* to *path* under the base URL; give the whole response.
 
         `NotSent` and `Lost` tell what went wrong. Cancelling closes the connection.
+        *wanted* is asked once there is one, just before the request goes out: where it
+        says no, nothing is sent, and `CalledOff` is raised.
         """
         connection = await self._connection()
+        if wanted is not None and not wanted():
+            self._free.append(connection)
+            raise CalledOff
         self._busy.add(connection)
         self._look_on()
         try:

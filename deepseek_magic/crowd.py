@@ -8,6 +8,7 @@ for another when its answer is on disk too: what a crash can lose is under way.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from .allowance import Allowance
 from .async_client import AsyncClient
 from .clearance import Admitted
+from .connections import CalledOff
 from .elements import money
 from .entries import Asked
 from .errors import (
@@ -32,8 +34,10 @@ from .errors import (
     OverLimit,
     RequestRefused,
     TooManyRequests,
+    UnusableAnswer,
     WrongKey,
 )
+from .limits import day_untold
 from .pace import Pace
 from .prices import price_list
 from .records import FREE, Ended, answer_of, as_sent, state_of
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
     from .clearance import Terms
     from .entries import Outcome
     from .jobs import Progress
+
+LOG = logging.getLogger("deepseek_magic")
 
 MOST = {SHORT_NAMES["flash"]: 2500, SHORT_NAMES["pro"]: 500}
 """Requests at once that an account may have (api-docs.deepseek.com/quick_start/rate_limit)."""
@@ -61,8 +67,11 @@ TOLD = 0.15
 """Seconds between two reports of how far it is."""
 GRACE = 10.0
 """Seconds that answers under way have to arrive, once the user has stopped it."""
-REFUSED_ALIKE = 20
-"""After so many requests that could not be answered, and no answer, the rest are not sent."""
+FAILURES = 20
+"""After so many failures, and no answer between them, the rest are not sent."""
+FAULTS = 3
+UNTOLD = 3
+"""So often it is waited for the ledger to tell what is left of a day."""
 TURNED_AWAY = 30
 """How often one row may be turned away for lack of room."""
 WAIT_AT_MOST = 300.0
@@ -79,7 +88,7 @@ STOPPING = (
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Row:
     """A question to be sent, or to be sent again, at the earliest when it is *due*."""
 
@@ -137,10 +146,11 @@ class Job:
         self._again: list[_Row] = []
         self._ended: list[_Done] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._refused_alike = 0
+        self._failures = self._faults = self._untold = 0
         self._pace = Pace(1, time.monotonic())
         self._told_at = time.monotonic()
         self._stops = 0
+        self._is_mute = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
 
@@ -166,8 +176,7 @@ class Job:
             raise
         finally:
             self.tally.share(self._error, stopped=self._stops > 0)
-            if told is not None:
-                told(self.progress)
+            self._tell(told)
             self._asker.tell()
             self._asker.refresh()
 
@@ -177,19 +186,27 @@ class Job:
             target=self._work, args=(ended,), name="deepseek_magic rows", daemon=True
         )
         thread.start()
-        while True:
+        while thread.is_alive():
             try:
                 with suppress(TimeoutError):
                     ended.exception(TOLD)
+                    thread.join()
                     break
-                if told is not None:
-                    told(self.progress)
+                self._tell(told)
             except KeyboardInterrupt:
                 self._stop()
-        thread.join()
         if self._stops:
             raise KeyboardInterrupt
         ended.result()
+
+    def _tell(self, told: Callable[[Progress], object] | None) -> None:
+        """Tell how far it is; what goes wrong with that stops no rows."""
+        try:
+            if told is not None and not self._is_mute:
+                told(self.progress)
+        except Exception:
+            LOG.exception("what is told of the rows could not be shown")
+            self._is_mute = True
 
     def _stop(self) -> None:
         self._stops += 1
@@ -230,13 +247,26 @@ class Job:
         self._todo = self._rows()
         client = AsyncClient(self._asker.client, idle=self._asker.timeout)
         try:
-            while await self._tick(client):
+            while await self._tick_on(client):
                 pass
         finally:
             self._drop()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._exchange([])
             client.close()
+
+    async def _tick_on(self, client: AsyncClient) -> bool:
+        """Go on; after a fault only until what is under way has arrived."""
+        try:
+            return await self._tick(client)
+        except DeepSeekError as error:  # the data has changed
+            self._end(error)
+        except Exception as fault:
+            LOG.exception("a question for every row met a fault")
+            self._faults += 1
+            self._end(DeepSeekError(f"deepseek_magic met a fault of its own ({fault!r})."))
+        self._todo = iter(())
+        return self._faults < FAULTS
 
     async def _tick(self, client: AsyncClient) -> bool:
         """Write down what has ended, send what may be sent; tell whether there is more."""
@@ -246,12 +276,11 @@ class Job:
                 return False
             await self._rest()
             return True
-        for going, row in await self._exchange(rows):
-            if self._ends:  # meanwhile: it is noted, and does not go out
-                self._asker.ledger.withdraw(going.call.entry)
-                going.settle(Answer(), billed=False)
-            else:
-                self._send(client, going, row)
+        admitted = await self._exchange(rows)
+        for going, row in admitted:
+            self._send(client, going, row)
+        if not admitted and not self._ended:
+            await self._rest()
         if time.monotonic() - self._told_at > QUIET_SECONDS:
             self._told_at = time.monotonic()
             self._asker.tell()
@@ -265,7 +294,7 @@ class Job:
     async def _rest(self) -> None:
         """Wait until something has arrived, or may be sent again."""
         now = time.monotonic()
-        moments = (self._pace.resumes_at, *(row.due for row in self._again))
+        moments = (self._pace.more_at(now), *(row.due for row in self._again))
         soon = min((moment for moment in moments if moment > now), default=now + IDLE)
         with suppress(TimeoutError):
             async with asyncio.timeout(min(max(soon - now, TICK), IDLE)):
@@ -339,8 +368,10 @@ class Job:
         room = min(self._pace.room(now, under_way), GROUP)
         if self._allowance is not None and (pilots := self._allowance.pilots) is not None:
             room = min(room, max(pilots - under_way, 0))
-        rows = [row for row in self._again if row.due <= now][:room]
-        self._again = [row for row in self._again if row not in rows] if rows else self._again
+        rows, later = list[_Row](), list[_Row]()
+        for row in self._again:
+            (rows if row.due <= now and len(rows) < room else later).append(row)
+        self._again = later
         while self._ready and len(rows) < room:
             rows.append(self._ready.popleft())
         rows += islice(self._todo, room - len(rows))
@@ -362,9 +393,10 @@ class Job:
             await asyncio.wrap_future(ledger.note(notes, outcomes))
         else:
             ended = ledger.note([], outcomes)
-            reserved = await asyncio.wrap_future(ledger.reserve_all(notes, limit)) or []
+            reserved = await asyncio.wrap_future(ledger.reserve_all(notes, limit))
             await asyncio.wrap_future(ended)
-            has_room = {found.entry for found in reserved}
+            self._untold = self._untold + 1 if reserved is None else 0
+            has_room = {found.entry for found in reserved or ()}
             for one, row in going:
                 if one.call.entry not in has_room:
                     one.settle(Answer(), billed=False)
@@ -375,7 +407,10 @@ class Job:
             self._written(one_done)
         self._ready.extendleft(reversed(refused))
         if refused and not going and not self.tally.under_way and not self._ended:
-            self._end(self._over_limit())
+            if not self._untold:
+                self._end(self._over_limit())
+            elif self._untold >= UNTOLD:
+                self._end(day_untold())
         return going
 
     def _admitted(self, rows: Sequence[_Row]) -> tuple[list[tuple[Admitted, _Row]], list[_Row]]:
@@ -431,13 +466,22 @@ class Job:
         began, request = time.monotonic(), going.call.request
         answer, value = Answer(model=request.model), None
         error: DeepSeekError | None = None
-        interrupted = False
+        interrupted = went_out = False
+
+        def wanted() -> bool:
+            nonlocal went_out
+            went_out = not self._ends
+            return went_out
+
         try:
-            answer = await client.answer(request)
+            answer = await client.answer(request, wanted)
             value, error = self._found.questions.verdict(request, answer)
         except DeepSeekError as refused:
             error = refused
-        except asyncio.CancelledError:
+        except (CalledOff, asyncio.CancelledError):
+            if not went_out:
+                self._called_off(going)
+                return
             interrupted = True
         except Exception as fault:  # noqa: BLE001  # one row's fault ends no other
             error = DeepSeekError(f"This row met a fault of deepseek_magic: {fault!r}")
@@ -453,6 +497,13 @@ class Job:
         self._ended.append(_Done(row, ended, priced, outcome, value, again))
         self._wake.set()
 
+    def _called_off(self, going: Admitted) -> None:
+        """Forget a call that was noted and did not go out: its row was not asked."""
+        self._asker.ledger.withdraw(going.call.entry)
+        going.settle(Answer(), billed=False)
+        self.tally.under_way -= 1
+        self._wake.set()
+
     def _written(self, done: _Done) -> None:
         """Take note that a call's end is on disk."""
         answer, state, error = done.answer, done.ended.state, done.ended.error
@@ -460,7 +511,7 @@ class Job:
         self.tally.spend(answer, free=state in FREE)
         if state == "done":
             self._pace.answered(time.monotonic())
-            self._refused_alike = 0
+            self._failures = 0
             if not self._stops:
                 self.tally.note = ""
             if self._asker.ledger.keep != "all":
@@ -484,13 +535,18 @@ class Job:
             return True
         if isinstance(error, FOR_ALL):
             self._end(error)
-        elif isinstance(error, BadRequest) and not self.tally.answers:
-            self._refused_alike += 1
-            if self._refused_alike >= REFUSED_ALIKE:
-                self._end(error)
         elif error.may_be_retried and self.tally.answers == row.answers_before:
             self._end(error)  # nothing was answered all the while
+        elif not isinstance(error, UnusableAnswer) and self._is_one_too_many(error):
+            self._end(error)
         return False
+
+    def _is_one_too_many(self, error: DeepSeekError) -> bool:
+        """Count failures without an answer between them; questions may be at fault, but not all."""
+        self._failures += 1
+        if isinstance(error, BadRequest) and self.tally.answers:
+            return False
+        return self._failures >= FAILURES
 
     def _is_asked_again(self, row: _Row, error: DeepSeekError) -> bool:
         """Tell whether a row was turned away unbilled and may be taken a little later."""

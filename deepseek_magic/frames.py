@@ -262,6 +262,13 @@ def _without_nan(values: list[Any]) -> list[object]:
 # Lists
 
 
+def _series(pandas: Any, rows: list[Any]) -> Any:
+    try:
+        return pandas.Series(rows, dtype=None if rows else "object")
+    except UnicodeEncodeError:  # half a character, which the text type of pandas does not take
+        return pandas.Series(rows, dtype="object")
+
+
 def _list(data: Sequence[Any]) -> Data:
     pandas, rows = _library("pandas"), list(data)
     keyed = sum(isinstance(row, Mapping) for row in rows)
@@ -283,7 +290,7 @@ def _list(data: Sequence[Any]) -> Data:
     def frame() -> Any:
         if keyed:
             return pandas.DataFrame([dict(row) for row in rows], columns=pandas.Index(keys))
-        return pandas.DataFrame({"text": pandas.Series(rows, dtype=None if rows else "object")})
+        return pandas.DataFrame({"text": _series(pandas, rows)})
 
     return Data(tuple(map(_name, keys)) if keyed else ("text",), pieces, frame, len(rows))
 

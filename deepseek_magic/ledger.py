@@ -542,12 +542,17 @@ class Ledger:
         return self._quietly(newest, lambda: None)
 
     def which_have_answers(
-        self, account: str, questions: Sequence[str], longest: int | None = None
+        self,
+        account: str,
+        questions: Sequence[str],
+        longest: int | None = None,
+        since: datetime | None = None,
     ) -> set[str]:
-        """Tell which of *questions* have a whole answer of at most *longest* tokens."""
+        """Tell which of *questions* have an answer since then, of at most *longest* tokens."""
 
         def known() -> set[str]:
-            values = (account, json.dumps(questions), longest, longest)
+            earliest = 0 if since is None else stamp(since)
+            values = (account, json.dumps(questions), longest, longest, earliest)
             return {row[0] for row in self._file.read(schema.ANSWERED, values, None)}
 
         return self._quietly(known, set)
@@ -558,7 +563,7 @@ class Ledger:
         """Give the newest whole answer to each of *questions* that has one, by its name."""
 
         def newest() -> dict[str, dict[str, Any]]:
-            values = (account, json.dumps(questions), longest, longest)
+            values = (account, json.dumps(questions), longest, longest, 0)
             rows = self._file.read(schema.ANSWERED_WITH, values, None)
             return {row["question"]: entry_of(dict(row)) for row in rows}
 

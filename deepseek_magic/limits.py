@@ -131,7 +131,8 @@ class Facts:
 _WAY_OUT = "or send it all the same: --anyway (anyway=True in Python)"
 
 
-def _day_unknown() -> OverLimit:
+def day_untold() -> OverLimit:
+    """Give the refusal of what the ledger could not reserve for."""
     return OverLimit(
         "There is a limit for the day, and the ledger cannot tell what was spent today. "
         f"Nothing was sent. Try again, {_WAY_OUT}"
@@ -154,7 +155,7 @@ def _unknown(facts: Facts) -> OutOfMoney | None:
             f"known. Nothing was sent. Set it: %deepseek prices --set {one_line(name, 60)} "
             f"{facts.currency} HIT MISS OUT, {_WAY_OUT}"
         )
-    return None if facts.day_known else _day_unknown()
+    return None if facts.day_known else day_untold()
 
 
 def _over_budget(facts: Facts) -> OutOfMoney | None:
@@ -224,7 +225,7 @@ def refusal(facts: Facts) -> OutOfMoney | None:
 
 def day_unknown(facts: Facts) -> OutOfMoney:
     """Give the refusal of a question that the ledger could not reserve for."""
-    return _with_figures(_day_unknown(), facts)
+    return _with_figures(day_untold(), facts)
 
 
 def _with_figures(error: OutOfMoney, facts: Facts) -> OutOfMoney:

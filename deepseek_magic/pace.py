@@ -39,6 +39,13 @@ class Pace:
         doublings = min((now - self._began) / DOUBLING, 24.0)
         return max(1, int(min(self._limit, self._start * 2.0**doublings)))
 
+    def more_at(self, now: float) -> float:
+        """Give the moment from which on more may be sent, though nothing has arrived."""
+        if now < self.resumes_at:
+            return self.resumes_at
+        ramps = self._began is not None and self.at_once(now) < int(self._limit)
+        return now + DOUBLING if ramps else float("inf")
+
     def room(self, now: float, under_way: int) -> int:
         """Give the number of requests that may be sent."""
         return 0 if now < self.resumes_at else max(0, self.at_once(now) - under_way)
@@ -66,7 +73,7 @@ class Pace:
         Requests of before the last cut say nothing new.
         """
         if wait is not None:
-            self.resumes_at = max(self.resumes_at, now + min(wait, PAUSE_AT_MOST))
+            self.resumes_at = max(self.resumes_at, now + wait)
         if named is not None:
             self._named, self._named_until = max(named, 1), now + NAMED_SECONDS
             self._limit = max(1.0, min(self._limit, float(named)))

@@ -150,8 +150,13 @@ def _no_question(request: Request) -> str | None:
 
 
 def _half_a_character(request: Request) -> str | None:
+    return half_a_character("".join(_texts(request)))
+
+
+def half_a_character(text: str) -> str | None:
+    """Say so where *text* holds what no file or message can."""
     try:
-        "".join(_texts(request)).encode()
+        text.encode()
     except UnicodeEncodeError as error:
         return f"The text holds half a character, which cannot be sent ({error.reason})"
     return None

@@ -344,10 +344,10 @@ ANSWERS = (
 _ANSWERED = (
     " FROM entries WHERE account = ? AND question IN (SELECT value FROM json_each(?))"
     " AND question IS NOT NULL AND state = 'done' AND finish_reason = 'stop'"
-    " AND (? IS NULL OR completion_tokens <= ?)"
+    " AND (? IS NULL OR completion_tokens <= ?) AND ended >= ?"
 )
 ANSWERED = f"SELECT DISTINCT question{_ANSWERED}"
-"""Which of some questions have a whole answer, no longer than so many tokens."""
+"""Which of some questions have a whole answer: no longer than so many tokens, since a moment."""
 ANSWERED_WITH = f"SELECT *{_ANSWERED} AND answer IS NOT NULL ORDER BY ended"
 KEPT = (
     "SELECT * FROM entries WHERE account = ? AND ended >= ? AND request = ? AND state = 'done'"

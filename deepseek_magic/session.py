@@ -18,12 +18,12 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import batch, limits, preflight, prices
+from . import batch, cluster, frames, limits, preflight, prices
 from .books import Books
 from .clearance import Admitted, Clearance, Terms, estimate_at
 from .client import DEEPSEEK, Client, Model
@@ -122,6 +122,8 @@ class Session:
         """Called, from any thread, when a balance was read or a query has ended."""
         self.answered: dict[str, Answer] = {}
         """Answers to rows, by the name of the question, where the ledger keeps no texts."""
+        self.unfinished: dict[str, datetime] = {}
+        """When rows that were to be asked anew were begun, as long as they are not all done."""
         self._clock = clock
         self._key = Key(api_key.strip()) if isinstance(api_key, str) else api_key
         self._currency = currency
@@ -307,6 +309,21 @@ class Session:
             data, template, settings, column, limit, concurrency, schema, json, fresh, names, cell
         )
         terms = Terms(_cap(budget), anyway)
+        if frames.is_dask(data):
+            alike = partial(
+                type(self),
+                base_url=self.base_url,
+                timeout=self.timeout,
+                currency=self.currency,
+                keep=self.ledger.keep,
+                notebook=self.notebook,
+                retries=self.retries,
+                prices={model: dict(own) for model, own in self._prices.items()},
+                clock=self._clock,
+            )
+            return cluster.ask_partitions(
+                self, asking, terms, make=alike, progress=progress, confirm=confirm
+            )
         return batch.ask_rows(self, asking, terms, progress=progress, confirm=confirm)
 
     def forecast(

@@ -7,6 +7,7 @@ a row is its name; the rows are read again when they are asked.
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,7 @@ class Asker(Protocol):
     retries: int
     notebook: str | None
     answered: dict[str, Answer]
+    unfinished: dict[str, datetime]
 
     @property
     def client(self) -> Client:
@@ -165,6 +167,7 @@ class Survey:
     errors: dict[int, str] = field(default_factory=dict)
     sample: list[Request] = field(default_factory=list)
     bytes: int = 0
+    key: str = ""
 
     @property
     def to_ask(self) -> int:
@@ -176,7 +179,11 @@ BLANK = "There is nothing to ask about: the columns of the template are empty in
 
 
 def survey(asker: Asker, questions: Questions, *, fresh: bool) -> Survey:
-    """Read all rows and find out which have to be asked; sends nothing."""
+    """Read all rows and find out which have to be asked; sends nothing.
+
+    With *fresh*, answers of before do not count, but for those of the same rows that
+    came since they were last begun and not brought to their end.
+    """
     found = Survey(questions)
     key, shape = asker.client.key, None
     for row, request in enumerate(questions.all()):
@@ -185,10 +192,14 @@ def survey(asker: Asker, questions: Questions, *, fresh: bool) -> Survey:
             found.marks.append(0)
             found.errors[row] = BLANK if request is None else request
             continue
-        if row == 0 or not found.sample:
-            if refusal := preflight.refusal(request, key):
-                raise refusal
-        elif preflight.like_a_key(request.messages[-1].content, key):
+        if not found.sample and (refusal := preflight.refusal(request, key)):
+            raise refusal
+        if reason := preflight.half_a_character(request.messages[-1].content):
+            found.names.append(None)
+            found.marks.append(0)
+            found.errors[row] = f"{reason}. Nothing was sent for this row."
+            continue
+        if preflight.like_a_key(request.messages[-1].content, key):
             raise KeyInText(
                 f"Row {row} (counted from 0) holds something like a key. Nothing was sent. Take it "
                 "out of the data; a key that stood in a file is best replaced."
@@ -204,9 +215,16 @@ def survey(asker: Asker, questions: Questions, *, fresh: bool) -> Survey:
             found.bytes += most(message.content for message in request.messages)
             if len(found.sample) < SAMPLE:
                 found.sample.append(request)
-    if not fresh:
-        found.kept = _kept(asker, list(found.first), _longest(found))
+    found.key = _key(found)
+    since = asker.unfinished.get(found.key) if fresh else None
+    if not fresh or since is not None:
+        found.kept = _kept(asker, list(found.first), _longest(found), since)
     return found
+
+
+def _key(found: Survey) -> str:
+    """Name the rows as a whole."""
+    return hashlib.blake2b("".join(found.first).encode(), digest_size=15).hexdigest()
 
 
 def mark_of(request: Request) -> int:
@@ -218,11 +236,13 @@ def _longest(found: Survey) -> int | None:
     return found.sample[0].max_tokens if found.sample else None
 
 
-def _kept(asker: Asker, names: Sequence[str], longest: int | None) -> set[str]:
+def _kept(
+    asker: Asker, names: Sequence[str], longest: int | None, since: datetime | None
+) -> set[str]:
     kept = {name for name in names if name in asker.answered}
     for start in range(0, len(names), LOOKED_UP):
         part = names[start : start + LOOKED_UP]
-        kept |= asker.ledger.which_have_answers(asker.account, part, longest)
+        kept |= asker.ledger.which_have_answers(asker.account, part, longest, since)
     return kept
 
 
