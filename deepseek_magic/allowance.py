@@ -16,6 +16,7 @@ from . import prices
 from .clearance import Admitted
 from .estimate import affordable, estimate, worst
 from .records import Call
+from .wire import EXACT
 
 if TYPE_CHECKING:
     from .clearance import Terms
@@ -47,6 +48,7 @@ class Allowance:
         self._asker = asker
         self._first = first
         self._tally = tally
+        self._day_left: Decimal | None = None
         self._past: Past | None = None
         self._usual: Estimate | None = None
         self._rates: tuple[Price | None, Price | None] = (None, None)
@@ -72,11 +74,15 @@ class Allowance:
         """How many may be under way until it is known how long answers are; None for any number."""
         return PILOTS if self._sets_bounds and self._longest is None else None
 
+    def look(self) -> None:
+        """Look what is left of the day; the ledger is asked once for a group of questions."""
+        self._day_left = self._asker.clearance.day_left()
+
     @property
     def left(self) -> Decimal | None:
         """What is left of the narrowest limit; None without one."""
         cap = self.terms.cap
-        lefts = (None if cap is None else cap.left, self._asker.clearance.day_left())
+        lefts = (None if cap is None else cap.left, self._day_left)
         return min((left for left in lefts if left is not None), default=None)
 
     def admit(self, request: Request, at: datetime) -> Admitted | None:
@@ -87,12 +93,14 @@ class Allowance:
             return None
         call = Call(self._asker.ledger.new_entry(), bounded, self._as_usual(bounded), at)
         going = Admitted(call, worst(bounded, dear) if dear else Decimal(0), cap)
-        if cap is None:
-            return going
-        if dear is None and not self.terms.anyway:
-            return None
-        held = cap.hold(call.entry, going.reserved, beyond=self.terms.anyway)
-        return going if held else None
+        if cap is not None:
+            if dear is None and not self.terms.anyway:
+                return None
+            if not cap.hold(call.entry, going.reserved, beyond=self.terms.anyway):
+                return None
+        if self._day_left is not None:
+            self._day_left = EXACT.subtract(self._day_left, going.reserved)
+        return going
 
     def reserved(self, going: Admitted) -> Decimal | None:
         """Give what a call may cost at most; None where no price is known."""

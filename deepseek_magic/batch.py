@@ -44,6 +44,7 @@ class Asking:
     fresh: bool = False
     names: Mapping[str, object] | None = None
     cell: str | None = None
+    data_tokens: int = 1000
 
 
 def ask_rows(
@@ -85,7 +86,9 @@ def ask_rows(
 
 def forecast_of(asker: Asker, asking: Asking, terms: Terms) -> Forecast:
     """Reckon what `ask_rows` would ask and what that costs; sends nothing of it."""
-    return forecast(asker, survey(asker, _questions(asking), fresh=asking.fresh), terms)
+    questions = _questions(asking)
+    frames.new_columns(questions.data, _columns(asking, questions))
+    return forecast(asker, survey(asker, questions, fresh=asking.fresh), terms)
 
 
 def _questions(asking: Asking) -> Questions:
@@ -96,7 +99,9 @@ def _questions(asking: Asking) -> Questions:
             )
     read = frames.read(asking.data, limit=asking.limit)
     schema = None if asking.schema is None else schemas.schema_of(asking.schema)
-    filled = templates.read(asking.template, read.columns, names=asking.names)
+    filled = templates.read(
+        asking.template, read.columns, names=asking.names, bound=asking.data_tokens
+    )
     return Questions(read, filled, asking.settings, schema, asking.json)
 
 

@@ -11,7 +11,7 @@ import asyncio
 import base64
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ OPENING = 100
 """So many connections are opened at the same time: a server's queue of new ones is not long."""
 LOOK_SECONDS = 0.5
 """How often it is looked who has been silent for too long."""
+NEXT_SECONDS = 2.0
+"""After so many seconds of silence the next address of a host is tried."""
 RESOLVED_SECONDS = 60.0
 BODY_BYTES = 8 * 2**20
 HEAD_BYTES = 65_536
@@ -72,7 +74,7 @@ class _Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[Response] | None = None
         self._tunnels = False
         self._transport: Any = None
-        self._is_astray = False
+        self._is_astray = self._is_headed = False
         self._begin()
         self.heard = loop.time()
         """When the last bytes came."""
@@ -80,6 +82,7 @@ class _Connection(asyncio.Protocol):
         """When the last bytes came that say something, and do not only keep the line alive."""
 
     def _begin(self) -> None:
+        self._is_headed = False
         self._headers: dict[str, str] = {}
         self._body = bytearray()
         self._size = 0
@@ -136,7 +139,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._waiter is None:
             return
-        if exc is None and self._headers and self._ends_with_the_connection():
+        if exc is None and self._is_headed and self._ends_with_the_connection():
             self._complete()
             return
         reason = str(exc) if exc else "peer closed connection without a whole response"
@@ -159,6 +162,7 @@ class _Connection(asyncio.Protocol):
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
+        self._is_headed = True
         if self._tunnels:
             self._complete(keeps=True)
 
@@ -202,7 +206,8 @@ class Connections:
     ) -> None:
         self._url = urlsplit(base_url)
         self._proxy = _proxy_for(self._url) if trust_env else None
-        self._head = _lines(headers)
+        plain = self._proxy if self._url.scheme == "http" else None
+        self._head = _lines({**headers, **_proxy_headers(plain)})
         self._idle, self._alive = idle, alive
         self._free: deque[_Connection] = deque()
         self._busy: set[_Connection] = set()
@@ -299,28 +304,39 @@ class Connections:
     async def _open(self) -> _Connection:
         loop = asyncio.get_running_loop()
         there = self._proxy or self._url
+        if self._proxy is not None and self._proxy.scheme != "http":
+            kind = self._proxy.scheme
+            raise NotSent("ProxyError", f"rows go through http:// proxies, and not {kind}://")
         secure = self._url.scheme == "https"
         context = self._context() if secure else None
         failed: OSError | None = None
-        for address in await self._resolved(there):
+        addresses = await self._resolved(there)
+        for address in addresses:
             connection = _Connection(loop)
             made = partial(_same, connection)
             direct = context is not None and self._proxy is None
+            is_last = address == addresses[-1]
             try:
-                transport, _ = await loop.create_connection(
-                    made,
-                    address,
-                    _port(there),
-                    ssl=context if direct else None,
-                    server_hostname=self._url.hostname if direct else None,
-                )
+                async with asyncio.timeout(None if is_last else NEXT_SECONDS):
+                    transport, _ = await loop.create_connection(
+                        made,
+                        address,
+                        _port(there),
+                        ssl=context if direct else None,
+                        server_hostname=self._url.hostname if direct else None,
+                    )
                 break
             except ssl.SSLError:
                 raise
-            except OSError as error:
+            except OSError as error:  # a time-out is one
                 failed = error
         else:
             raise failed or OSError("the name has no address")
+        # Where one address is silent, the others need not find it out again.
+        known = self._addresses[1]
+        if known and known[0] != address and address in known:
+            known.remove(address)
+            known.insert(0, address)
         if self._proxy is not None and context is not None:
             await self._tunnel(transport, connection, context)
         return connection
@@ -345,16 +361,16 @@ class Connections:
         )
         connection.connection_made(secured)  # type: ignore[arg-type]
 
-    async def _resolved(self, there: SplitResult) -> Iterable[str]:
+    async def _resolved(self, there: SplitResult) -> list[str]:
         """Give the addresses of a host; asked once a minute, not for each connection."""
         loop = asyncio.get_running_loop()
         until, known = self._addresses
         if known and loop.time() < until:
-            return known
+            return list(known)
         found = await loop.getaddrinfo(there.hostname, _port(there), type=1)  # SOCK_STREAM
         known = list(dict.fromkeys(str(row[4][0]) for row in found))
         self._addresses = (loop.time() + RESOLVED_SECONDS, known)
-        return known
+        return list(known)
 
     def _context(self) -> ssl.SSLContext:
         if self._ssl is None:

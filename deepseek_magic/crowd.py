@@ -70,6 +70,10 @@ GRACE = 10.0
 FAILURES = 20
 """After so many failures, and no answer between them, the rest are not sent."""
 FAULTS = 3
+CUTS, CUTS_AT_FIRST = 8, 5
+"""After so many refusals for lack of room in a row, each followed by a longer pause, it ends."""
+OTHERS_SECONDS = 1.0
+"""How often it is looked whether another kernel writes to the ledger."""
 UNTOLD = 3
 """So often it is waited for the ledger to tell what is left of a day."""
 TURNED_AWAY = 30
@@ -147,6 +151,9 @@ class Job:
         self._ended: list[_Done] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures = self._faults = self._untold = 0
+        self._has_others = False
+        self._version: int | None = None
+        self._others_at = float("-inf")
         self._pace = Pace(1, time.monotonic())
         self._told_at = time.monotonic()
         self._stops = 0
@@ -270,7 +277,7 @@ class Job:
 
     async def _tick(self, client: AsyncClient) -> bool:
         """Write down what has ended, send what may be sent; tell whether there is more."""
-        rows = self._next_rows()
+        rows = self._unanswered(self._next_rows())
         if not rows and not self._ended:
             if not self.tally.under_way and (self._ends or not (self._ready or self._again)):
                 return False
@@ -356,7 +363,19 @@ class Job:
                 self._found.kept.discard(row.name)
                 yield row
             else:
+                self._found.kept.add(row.name)
                 self.tally.kept(row.number, value)
+
+    def _unanswered(self, rows: list[_Row]) -> list[_Row]:
+        """Leave out rows that another kernel has asked meanwhile, if one writes to the ledger."""
+        now = time.monotonic()
+        if not self._has_others and now > self._others_at:
+            version = self._asker.ledger.version()
+            self._has_others = self._version is not None and version != self._version
+            self._version, self._others_at = version, now + OTHERS_SECONDS
+        if not self._has_others or self._found.is_fresh:
+            return rows
+        return list(self._from_ledger(rows))
 
     def _next_rows(self) -> list[_Row]:
         """Take the rows that are to be sent now."""
@@ -406,7 +425,9 @@ class Job:
             self.tally.under_way -= 1
             self._written(one_done)
         self._ready.extendleft(reversed(refused))
-        if refused and not going and not self.tally.under_way and not self._ended:
+        # What has ended only now had its money reserved when room was looked for.
+        is_last = not (going or done or self._ended or self.tally.under_way)
+        if refused and is_last:
             if not self._untold:
                 self._end(self._over_limit())
             elif self._untold >= UNTOLD:
@@ -416,6 +437,8 @@ class Job:
     def _admitted(self, rows: Sequence[_Row]) -> tuple[list[tuple[Admitted, _Row]], list[_Row]]:
         """Reserve for each row what it may cost, up to the first that finds no room."""
         at, going = self._asker.now(), list[tuple[Admitted, _Row]]()
+        if rows and self._allowance is not None:
+            self._allowance.look()
         for row in rows:
             one = self._allowance.admit(row.request, at) if self._allowance else None
             if one is None:
@@ -425,6 +448,8 @@ class Job:
 
     def _over_limit(self) -> OverLimit:
         """Tell that nothing is under way, and that what is left does not do for another row."""
+        if self._allowance is not None:
+            self._allowance.look()
         left = self._allowance.left if self._allowance is not None else None
         currency = self._asker.currency
         amount = "" if left is None else f" ({money(max(left, NOTHING), currency)} is left)"
@@ -550,16 +575,20 @@ class Job:
 
     def _is_asked_again(self, row: _Row, error: DeepSeekError) -> bool:
         """Tell whether a row was turned away unbilled and may be taken a little later."""
-        named = error.at_once if isinstance(error, InsufficientBalance) else None
+        named = getattr(error, "at_once", None)
         wait = error.retry_after if isinstance(error, RequestRefused) else None
         for_room = isinstance(error, TooManyRequests) or named is not None
         if error.may_be_billed or not (error.may_be_retried or named is not None):
             return False
-        if named is not None and self.tally.under_way <= 1:
+        out_of_money = isinstance(error, InsufficientBalance)
+        if out_of_money and self.tally.under_way <= 1:
             return False  # not even one at once
         now = time.monotonic()
         self._pace.refused(now, row.sent, self.tally.under_way, named=named, wait=wait)
         tries = TURNED_AWAY if for_room else self._asker.retries
+        if self._pace.cuts > (CUTS if self.tally.answers else CUTS_AT_FIRST):
+            self._end(error)
+            return False
         if row.tries > tries or (wait or 0.0) > WAIT_AT_MOST:
             return False
         at_once = self._pace.at_once(now)

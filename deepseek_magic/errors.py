@@ -127,6 +127,8 @@ class RequestRefused(DeepSeekError):
         """The HTTP status; None when the refusal came inside a stream."""
         self.retry_after = retry_after
         """Seconds to wait, where the API named them."""
+        self.at_once: int | None = None
+        """How many requests at once are allowed, where the API has named a number."""
 
 
 class BadRequest(RequestRefused):

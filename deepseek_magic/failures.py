@@ -229,6 +229,8 @@ def refusal(
         trace_id=trace,
     )
     refused.may_be_billed = unknown
+    if status == 429 and (named := CONCURRENCY.search(message)):
+        refused.at_once = int(named[1])
     refused.may_be_retried = (
         status in RETRIED and not unknown and headers.get("x-should-retry", "").lower() != "false"
     )

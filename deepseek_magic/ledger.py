@@ -569,6 +569,10 @@ class Ledger:
 
         return self._quietly(newest, dict)
 
+    def version(self) -> int | None:
+        """Give a number that changes whenever another kernel writes; None where nobody can tell."""
+        return self._quietly(self._file.version, lambda: None)
+
     def answers(self, account: str, limit: int = 20) -> list[dict[str, Any]]:
         """Give the newest entries of *account* that hold an answer, whole or in part."""
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .ledger import Pending
     from .options import Options
+    from .schemas import Schema
     from .workspace import Workspace
 
 LOG = logging.getLogger("deepseek_magic")
@@ -85,6 +86,13 @@ class DeepSeekMagics(Magics):
     ).tag(config=True)
     guard = Bool(
         True, help="Shows the notice also below ordinary cells that meet DeepSeek's empty balance."
+    ).tag(config=True)
+    concurrency = Integer(
+        None,
+        allow_none=True,
+        min=1,
+        help="Has at most so many rows of --each under way at once; None: as many as the account "
+        "allows (2,500 for flash, 500 for pro).",
     ).tag(config=True)
     data_tokens = Integer(
         1000, min=1, help="Bounds what one {{value}} adds to a prompt, in tokens."
@@ -230,36 +238,101 @@ class DeepSeekMagics(Magics):
             "anyway": options.anyway,
             "off_peak": options.off_peak or self.off_peak,
         }
+        ask = self._ask_rows if options.each is not None else self._ask_once
+        ask(options, line, text, terms, row)
+
+    def _ask_once(
+        self, options: Options, line: str, text: str, terms: dict[str, Any], row: Pending | None
+    ) -> None:
+        schema = self._schema(options)
+        request = self.request(options, text, schema)
         if options.dry_run:
-            self.workspace.preview(self.request(options, text), **terms)
+            self.workspace.preview(request, **terms)
             return
         answer = self.workspace.ask(
-            self.request(options, text),
-            text=f"%%deepseek {line}".rstrip() + f"\n{text}",
+            request,
+            text=_whole(line, text),
+            on_empty=_first(options.on_empty, self.on_empty),
+            row=row,
+            read=None if schema is None else schema.object,
+            **terms,
+        )
+        value: Any = answer.json() if options.json and schema is None else answer
+        self._bind(options, value if schema is None else schema.object(answer.text))
+
+    def _ask_rows(
+        self, options: Options, line: str, text: str, terms: dict[str, Any], row: Pending | None
+    ) -> None:
+        from .row_cells import Rows, data_of, model_of
+
+        names = self.workspace.shell.user_ns
+        settings = self._settings(options)
+        rows = Rows(
+            data=data_of(options.each or "", names),
+            template=text.strip("\n"),
+            settings=settings,
+            model=question("", **settings).model,
+            names=names,
+            column=_first(options.column, "answer"),
+            limit=options.limit,
+            concurrency=_first(options.concurrency, self.concurrency),
+            schema=None if options.schema is None else model_of(options.schema, names),
+            json=options.json,
+            fresh=options.fresh,
+            out=options.out,
+        )
+        if options.dry_run:
+            self.workspace.preview_rows(rows, **terms)
+            return
+        self.workspace.ask_rows(
+            rows,
+            text=_whole(line, text),
+            bind=lambda frame: self._bind(options, frame),
             on_empty=_first(options.on_empty, self.on_empty),
             row=row,
             **terms,
         )
-        if options.out is not None:
-            self.workspace.shell.user_ns[options.out] = answer.json() if options.json else answer
 
-    def request(self, options: Options, text: str) -> Request:
+    def _bind(self, options: Options, value: object) -> None:
+        if options.out is not None:
+            self.workspace.shell.user_ns[options.out] = value
+
+    def _schema(self, options: Options) -> Schema | None:
+        if options.schema is None:
+            return None
+        from .row_cells import model_of
+        from .schemas import schema_of
+
+        return schema_of(model_of(options.schema, self.workspace.shell.user_ns))
+
+    def _settings(self, options: Options) -> dict[str, Any]:
+        """Give the settings of one question: the cell's options first, then the notebook's."""
+        return {
+            "model": _first(options.model, self.model),
+            "think": _first(options.think, self.think),
+            "system": _first(options.system, self.system),
+            "temperature": _first(options.temperature, self.temperature),
+            "top_p": _first(options.top_p, self.top_p),
+            "max_tokens": _first(options.max_tokens, self.max_tokens),
+            "stop": options.stop,
+        }
+
+    def request(self, options: Options, text: str, schema: Schema | None = None) -> Request:
         """Make the request of a cell: its own options first, then the notebook's settings."""
         from .placeholders import expand
 
         names = self.workspace.shell.user_ns
         prompt = text if options.raw else expand(text, names, bound=self.data_tokens)
-        return question(
-            prompt.strip("\n"),
-            model=_first(options.model, self.model),
-            think=_first(options.think, self.think),
-            system=_first(options.system, self.system),
-            temperature=_first(options.temperature, self.temperature),
-            top_p=_first(options.top_p, self.top_p),
-            max_tokens=_first(options.max_tokens, self.max_tokens),
-            stop=options.stop,
-            json=options.json,
-        )
+        settings = self._settings(options)
+        if schema is not None:
+            parts = (settings["system"], schema.instructions())
+            settings["system"] = "\n\n".join(part for part in parts if part)
+        return question(prompt.strip("\n"), **settings, json=options.json or schema is not None)
+
+
+def _whole(line: str, text: str) -> str:
+    """Give the whole cell as it stands."""
+    return f"%%deepseek {line}".rstrip() + f"\n{text}"
 
 
 def _manual() -> str:

@@ -41,7 +41,13 @@ class Options:
     stop: tuple[str, ...] = ()
     out: str | None = None
     json: bool = False
+    schema: str | None = None
     raw: bool = False
+    each: str | None = None
+    column: str | None = None
+    limit: int | None = None
+    concurrency: int | None = None
+    fresh: bool = False
     on_empty: OnEmpty | None = None
     budget: Decimal | None = None
     dry_run: bool = False
@@ -110,6 +116,18 @@ def _name(name: str, text: str) -> str:
     )
 
 
+def _expression(name: str, text: str) -> str:
+    if not text.strip():
+        raise _refusal(f"{name} needs a value, and not an empty one: {name} {_EXAMPLES[name]}.")
+    return text.strip()
+
+
+def _column(name: str, text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise _refusal(f"{name} takes the name of a column, and not {one_line(repr(text), 40)}.")
+    return text.strip()
+
+
 def _amount(name: str, text: str) -> Decimal:
     found = amount(text)
     if found is None or not found:
@@ -134,12 +152,14 @@ class _Option:
     read: Callable[[str, str], Any] | None = None
     choices: tuple[str, ...] = ()
     is_text: bool = False
+    each_only: bool = False
 
     @property
     def name(self) -> str:
         return self.names[-1]
 
 
+_EXAMPLES = {"--each": "df", "--schema": "Label"}
 _EMPTY_CHOICES: tuple[OnEmpty, ...] = ("notice", "wait", "raise")
 _MOST_STOPS = 16
 
@@ -212,7 +232,56 @@ _OPTIONS = (
         "json",
         "Asks for JSON and gives it parsed; say in the prompt which JSON you want.",
     ),
+    _Option(
+        ("--schema",),
+        "schema",
+        "Asks for JSON that fits MODEL, a Pydantic model of the notebook, and checks the answer; "
+        "-o NAME gets an instance, --each a column for each field.",
+        "MODEL",
+        _expression,
+    ),
     _Option(("--raw",), "raw", "Sends the cell as it stands, with every {{ }} in it."),
+    _Option(
+        ("--each",),
+        "each",
+        "Asks about each row of DATA, many at once: a DataFrame, a list, any expression of the "
+        "notebook (in quotes where it has blanks), or a file (.csv, .tsv, .parquet). {{column}} in "
+        "the prompt is the row's value. -o NAME gets a DataFrame with answer, cost and error of "
+        "each row; equal rows are asked once, rows answered earlier cost nothing.",
+        "DATA",
+        _expression,
+        is_text=True,
+    ),
+    _Option(
+        ("--column",),
+        "column",
+        "Names the column that the answers go into; answer when absent.",
+        "NAME",
+        _column,
+        each_only=True,
+    ),
+    _Option(
+        ("--limit",),
+        "limit",
+        "Asks about the first NUMBER rows only, as a trial.",
+        "NUMBER",
+        lambda name, text: int(_number(name, text, int, 1, 1e9)),
+        each_only=True,
+    ),
+    _Option(
+        ("--concurrency",),
+        "concurrency",
+        "Has at most NUMBER requests under way at once; as many as the account allows when absent.",
+        "NUMBER",
+        lambda name, text: int(_number(name, text, int, 1, 10_000)),
+        each_only=True,
+    ),
+    _Option(
+        ("--fresh",),
+        "fresh",
+        "Asks anew, and pays anew, also for rows that were answered earlier.",
+        each_only=True,
+    ),
     _Option(
         ("--on-empty",),
         "on_empty",
@@ -274,7 +343,28 @@ def parse(line: str) -> Options:
         values[option.field] = (*values.get("stop", ()), value) if name == "--stop" else value
     if len(values.get("stop", ())) > _MOST_STOPS:
         raise _refusal(f"--stop is given {len(values['stop'])} times; the API takes {_MOST_STOPS}.")
+    if (clash := _clash(values)) is not None:
+        raise _refusal(clash)
     return Options(**values)
+
+
+def _clash(values: dict[str, Any]) -> str | None:
+    """Say which options do not go together."""
+    if "each" not in values:
+        alone = next((one for one in _OPTIONS if one.each_only and one.field in values), None)
+        return (
+            f"{alone.name} goes only with --each DATA, which asks about each row."
+            if alone
+            else None
+        )
+    if "raw" in values:
+        return (
+            "--raw with --each would ask the same of every row. Leave --raw out; two braces as "
+            "they stand: {{'{{'}}."
+        )
+    if "column" in values and "schema" in values:
+        return "--column goes not with --schema, which makes a column for each field instead."
+    return None
 
 
 # Quoted text and escaped characters, or a backslash that `shlex` would drop from an unquoted \n.
@@ -333,12 +423,16 @@ def _unknown(word: str, before: _Option | None) -> InvalidOption:
         near = f"{name[:2]} {name[2:]}" if is_glued else nearest(name, _NAMES)
         return _refusal(f"There is no option {one_line(name, 40)}.{_meant(near)}")
     if before is not None and before.is_text:
-        hint = f'a text with spaces goes in quotes: {before.name} "be brief".'
+        hint = f"a text with spaces goes in quotes: {before.name} {_quoted(before)}."
     else:
         hint = "put the question in the lines below it."
     return _refusal(
         f'The line after %%deepseek holds options only, and "{one_line(word, 40)}" is none; {hint}'
     )
+
+
+def _quoted(option: _Option) -> str:
+    return "\"df[df.lang == 'de']\"" if option.field == "each" else '"be brief"'
 
 
 # Help
@@ -369,6 +463,9 @@ Examples
 
   %%deepseek -m pro -t max -o proof
   Prove that there are infinitely many primes.
+
+  %%deepseek --each reviews -o labelled -t off --max-tokens 5
+  Is this review positive or negative? One word. {{text}}
 
   %%deepseek --dry-run --budget 0.10
   What will this cost? {{df}}

@@ -27,7 +27,8 @@ class Pace:
         self._start = 1 if careful else START
         self._began: float | None = None if careful else now
         self._cut_at = float("-inf")
-        self._pauses = 0
+        self.cuts = 0
+        """How often in a row it was cut, without an answer between."""
         self._named, self._named_until = self.most, float("-inf")
         self.resumes_at = float("-inf")
         """Until then nothing may be sent."""
@@ -54,7 +55,7 @@ class Pace:
         """Take note of an answer."""
         if self._began is None:
             self._began, self._start = now, START
-        self._pauses = 0
+        self.cuts = 0
         most = self._named if now < self._named_until else self.most
         self._limit = max(min(self._limit + GROWTH, float(most)), 1.0)
 
@@ -82,6 +83,7 @@ class Pace:
         self._cut_at = now
         if named is None:
             self._limit = max(1.0, min(self._limit, float(max(under_way, 1))) * CUT)
-        if wait is None:
-            self.resumes_at = now + min(PAUSE * 2.0**self._pauses, PAUSE_AT_MOST)
-        self._pauses += 1
+        if wait is None and named is None:
+            pause = min(PAUSE * 2.0**self.cuts, PAUSE_AT_MOST)
+            self.resumes_at = max(self.resumes_at, now + pause)
+        self.cuts += 1

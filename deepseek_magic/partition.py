@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import pickle
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from decimal import Decimal
+from importlib import import_module
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from . import frames, schemas, templates
@@ -23,7 +25,7 @@ from .clearance import Terms
 from .errors import DeepSeekError, InvalidOption, KeyInText, NoKey, OverLimit
 from .shares import NOTHING, Lent
 from .survey import Questions, Survey, survey
-from .wire import Answer, Key
+from .wire import Key
 
 if TYPE_CHECKING:
     from .jobs import Progress
@@ -33,10 +35,16 @@ PATIENCE = 60.0
 LOOK = 5.0
 TOLD = 0.5
 """Seconds between two reports of how far a partition is."""
+SAMPLE = 100
+"""So many of the first rows tell what all will cost."""
 NOT_ASKED = "Not asked, "
 """So begins the error of a row that another try may ask."""
 DESK = "_deepseek_magic"
 """The attribute of a worker under which keys and stops lie, by job; in memory alone."""
+
+
+END = b""
+"""What ends a queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,6 @@ class Plan:
     ledger: str | None
     mark: str
     day_limit: Decimal | None
-    anew: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -68,13 +75,14 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a partition: its frame with the answers, and what has ended it early."""
+    """What became of a partition: its *rows*, *columns* for them, and what has ended it early."""
 
-    frame: Any
+    rows: Any
+    columns: dict[str, list[Any]]
     error: BaseException | None
 
 
-class Stopped(Exception):  # noqa: N818  # what happened, as everywhere
+class Stopped(Exception):
     """The process that has called wants no more of this try; the text says why."""
 
 
@@ -85,23 +93,59 @@ def desk(worker: Any, job: str) -> Held:
     return held
 
 
+class Inbox:
+    """What comes through a queue of Dask.
+
+    A thread waits for it, as Dask's scheduler writes an error into its log for each
+    `get` that has met its timeout.
+    """
+
+    def __init__(self, name: str, client: Any) -> None:
+        self._queue = import_module("distributed").Queue(name, client=client)
+        self._here: SimpleQueue[bytes] = SimpleQueue()
+        threading.Thread(target=self._read, name="deepseek_magic inbox", daemon=True).start()
+
+    def _read(self) -> None:
+        with suppress(Exception):  # the cluster is gone
+            while told := self._queue.get():
+                self._here.put(told)
+        self._here.put(END)
+
+    def get(self, seconds: float | None) -> dict[str, Any] | None:
+        """Give the next message; None after *seconds* without one, and after `end`."""
+        with suppress(Empty):
+            if told := self._here.get(timeout=seconds):
+                message: dict[str, Any] = pickle.loads(told)  # noqa: S301  # of the same job
+                return message
+        return None
+
+    def end(self) -> None:
+        """Let nothing follow what is in it now."""
+        with suppress(Exception):  # the cluster is gone
+            self._queue.put(END)
+
+    def close(self) -> None:
+        """Let go of the queue."""
+        with suppress(Exception):
+            self._queue.close()
+
+
 class Link:
     """The way from a try at partition *number* to the process that has called, and back."""
 
     def __init__(self, plan: Plan, number: int) -> None:
-        from distributed import Queue, get_client, get_worker
-
+        distributed = import_module("distributed")
         self.name = f"{plan.job}-{number}-{secrets.token_hex(4)}"
-        self._number = number
-        self._worker = get_worker()
+        self.number = number
+        self._worker = distributed.get_worker()
         self._task = self._worker.get_current_task()
-        self._out = Queue(plan.job, client=get_client())
-        self._back = Queue(self.name, client=get_client())
+        self._out = distributed.Queue(plan.job, client=distributed.get_client())
+        self._back = Inbox(self.name, distributed.get_client())
         self.held = desk(self._worker, plan.job)
 
     def tell(self, what: str, **facts: Any) -> None:
         """Send a message."""
-        told = {"what": what, "name": self.name, "number": self._number, **facts}
+        told = {"what": what, "name": self.name, "number": self.number, **facts}
         self._out.put(pickle.dumps({**told, "worker": self._worker.address}))
 
     def ask(self, what: str, **facts: Any) -> dict[str, Any]:
@@ -109,14 +153,21 @@ class Link:
         self.tell(what, **facts)
         heard = time.monotonic()
         while time.monotonic() - heard < PATIENCE and self.is_wanted:
-            with suppress(TimeoutError):
-                reply: dict[str, Any] = pickle.loads(self._back.get(timeout=LOOK))  # noqa: S301  # the caller's
-                if "stopped" in reply:
-                    raise Stopped(reply["stopped"])
-                if not reply.get("wait"):
-                    return reply
-                heard = time.monotonic()
+            if (reply := self._back.get(LOOK)) is None:
+                continue
+            if "stopped" in reply:
+                raise Stopped(reply["stopped"])
+            if not reply.get("wait"):
+                return reply
+            heard = time.monotonic()
         raise Stopped("the process that has called `map` is gone")
+
+    def close(self) -> None:
+        """Let go of the queues."""
+        self._back.end()
+        self._back.close()
+        with suppress(Exception):  # the cluster is gone
+            self._out.close()
 
     @property
     def is_wanted(self) -> bool:
@@ -142,15 +193,13 @@ class Link:
 
 def ask_partition(data: Any, number: int, plan: Plan) -> Result:
     """Ask about the rows of one partition, when and as far as the others leave room."""
-    link = Link(plan, number)
-    try:
-        session, is_shared = _session(plan, link)
-    except Stopped as stopped:
-        return _Rows(data, plan.asking).result(str(stopped), None)
-    try:
-        return _Try(data, plan, link, session, is_shared=is_shared).run()
-    finally:
-        session.close()
+    with closing(Link(plan, number)) as link:
+        try:
+            session, is_shared = _session(plan, link)
+        except Stopped as stopped:
+            return Rows(data, plan.asking).result(str(stopped), None)
+        with closing(session):
+            return _Try(data, plan, link, session, is_shared=is_shared).run()
 
 
 def _session(plan: Plan, link: Link) -> tuple[Any, bool]:
@@ -182,7 +231,7 @@ def _with_key(plan: Plan, link: Link, path: str | None) -> Any:
     return plan.make(api_key=link.held.key, **settings)
 
 
-class _Rows:
+class Rows:
     """The rows of a partition, and what there is for each."""
 
     def __init__(self, data: Any, asking: Asking) -> None:
@@ -190,7 +239,7 @@ class _Rows:
         self.all = data
         self._asking = asking
         count = self.data.count() or 0
-        self.names = _new_columns(asking)
+        self.names = new_columns(asking)
         self.values: dict[str, list[Any]] = {name: [None] * count for name in self.names}
         self.values["cost"] = [NOTHING] * count
         self.left = set(range(count))
@@ -198,22 +247,30 @@ class _Rows:
     def take(self, places: Sequence[int], frame: Any) -> None:
         """Take the answers in *frame* for the rows at *places*."""
         for name in self.names:
-            for place, value in zip(places, frame[name].array, strict=True):
-                self.values[name][place] = value
+            for place, value in zip(places, frame[name].tolist(), strict=True):
+                self.values[name][place] = _value(value)
         self.left -= {place for place in places if not self._is_left(place)}
 
     def _is_left(self, place: int) -> bool:
         return str(self.values["error"][place] or "").startswith(NOT_ASKED)
 
     def result(self, why: str, error: BaseException | None) -> Result:
-        """Give the frame; rows that nobody has looked at say *why*."""
+        """Give what there is; rows that nobody has asked about say *why*."""
         for place in self.left:
-            if self.values["error"][place] is None:
+            if not self._is_left(place):
                 self.values["error"][place] = f"{NOT_ASKED}as {why}. Run again for this row."
-        return Result(self.data.frame(self.values), error)
+        return Result(self.data.frame({}), self.values, error)
 
 
-def _new_columns(asking: Asking) -> tuple[str, ...]:
+def _value(value: Any) -> Any:
+    """Give a value of a frame as it was put in."""
+    if value is None or type(value).__name__ == "NAType":
+        return None
+    return None if isinstance(value, float) and value != value else value  # noqa: PLR0124  # NaN
+
+
+def new_columns(asking: Asking) -> tuple[str, ...]:
+    """Name the columns that the result has beside those of the data."""
     if asking.schema is None:
         return (asking.column, "cost", "error")
     return (*schemas.schema_of(asking.schema).fields, "cost", "error")
@@ -228,14 +285,14 @@ class _Try:
     link: Link
     session: Any
     is_shared: bool
-    rows: _Rows = field(init=False)
+    rows: Rows = field(init=False)
     turn: int = 0
     error: BaseException | None = None
     handed: set[int] = field(default_factory=set)
 
     def run(self) -> Result:
         """Ask what no other partition asks at the moment, then read or ask the rest."""
-        self.rows = _Rows(self.data, self.plan.asking)
+        self.rows = Rows(self.data, self.plan.asking)
         try:
             found = self._survey()
             later = self._begin(found)
@@ -259,8 +316,7 @@ class _Try:
         try:
             return survey(self.session, read, fresh=asking.fresh)
         except (KeyInText, InvalidOption) as error:
-            where = f" It is in partition {self.link.name.split('-')[1]} of the Dask data."
-            error.args = (str(error).replace("Nothing was sent.", "Nothing of it was sent.") + where,)
+            error.args = (f"In partition {self.link.number}: {error}",)
             raise
 
     def _begin(self, found: Survey) -> frozenset[str]:
@@ -270,7 +326,7 @@ class _Try:
             "begin",
             rows=len(found.names),
             names=[name for name in found.first if name not in found.kept],
-            lacks=not self.is_shared,
+            lacks=not (self.is_shared and self.session.ledger.keep == "all"),
             fresh=self.plan.asking.fresh,
             longest=longest,
         )
@@ -288,7 +344,7 @@ class _Try:
             self.session.answered.update(reply["answers"])
             self._turn(places, reply["slots"], reply["left"], fresh=fresh)
             places = [place for place in places if place in self.rows.left]
-            starved = isinstance(self.error, OverLimit) and reply["left"] is not None
+            starved = isinstance(self.error, OverLimit)
             if not starved:
                 return
 
@@ -318,19 +374,19 @@ class _Try:
 
     def _leave(self, spent: Decimal) -> None:
         """Hand over what was not spent, and what no file holds that all can read."""
-        records: list[dict[str, Any]] = []
+        records, ledger = list[dict[str, Any]](), self.session.ledger
         if not self.is_shared:
-            records = [row for row in self.session.ledger.entries() if row["id"] not in self.handed]
+            records = [row for row in ledger.entries() if row["id"] not in self.handed]
             self.handed |= {row["id"] for row in records}
         error = self.error
-        starved = isinstance(error, OverLimit) and bool(self.rows.left)
+        starved = isinstance(error, OverLimit)
         self.link.tell(
             "left",
             spent=spent,
             done=not starved,
             error=None if starved else _bare(error),
             records=records,
-            answered=dict(self.session.answered),
+            answered={} if ledger.keep == "all" else dict(self.session.answered),
             costs=dict(self.session.spent),
         )
 

@@ -26,6 +26,7 @@ from .elements import (
     counted,
     duration,
     el,
+    joined,
     link,
     moment,
     money,
@@ -57,8 +58,10 @@ class Notice:
     little is known to keep to it, and *today* what was spent of the day's. *buttons*
     says that there are some below, *waits* that one of them waits for a top-up, and
     *ordinary* that the cell is code of the user's own, whose cost nobody knows.
-    *goes_on* tells that the cell itself waits and then goes on. *problem* says why
-    the ledger may not list the cell.
+    *goes_on* tells that the cell itself waits and then goes on. *rows* are those that
+    have their answer, and all, of a question for every row; *again* tells that one
+    more run of it would go on although the limit has ended this one. *problem* says
+    why the ledger may not list the cell.
     """
 
     what: str
@@ -77,6 +80,8 @@ class Notice:
     ordinary: bool = False
     waits: bool = False
     goes_on: bool = False
+    rows: tuple[int, int] | None = None
+    again: bool = False
     problem: str = ""
 
 
@@ -280,8 +285,9 @@ def notice_shown(notice: Notice) -> Shown:
         _way(notice),
     )
     style = f"{BOX};border-left-color:{_COLOURS['empty']}"
-    limit = one_line(notice.unknown) or "Raise the limit"
-    place = limit if notice.own_limit else f"Top up at {one_line(notice.top_up_url)}"
+    place = f"Top up at {one_line(notice.top_up_url)}"
+    if notice.own_limit:
+        place = one_line(notice.unknown) or (BUDGET if notice.again else "Raise the limit")
     then = GOES_ON if notice.goes_on else "run this cell again."
     against = " Or send it all the same: add --anyway." if notice.unsent else ""
     return Shown(
@@ -291,11 +297,13 @@ def notice_shown(notice: Notice) -> Shown:
                 one_line(notice.what),
                 aligned(rows),
                 *cheaper_lines(notice.steps),
-                f"{place}, then {then}{against}",
+                f"{place}{': ' if place == BUDGET else ', then '}{then}{against}",
             ]
         ),
     )
 
+
+BUDGET = "Each run has its budget anew, and pays for the missing rows alone"
 
 GONE = (
     "The buttons that stood below are gone: they last no longer than their kernel. "
@@ -317,24 +325,25 @@ GOES_ON = "this cell goes on by itself. Interrupting it ends the waiting."
 
 def _way(notice: Notice) -> Markup:
     """Say what to do; of the buttons only while there are any."""
-    limit = f"{notice.unknown or 'Raise the limit'},"
-    first = limit if notice.own_limit else _top_up(notice.top_up_url)
+    goes_on = notice.own_limit and notice.again and not notice.unknown
+    limit = f"{BUDGET}:" if goes_on else f"{notice.unknown or 'Raise the limit'}, then"
+    first = limit if notice.own_limit else joined([_top_up(notice.top_up_url), " then"])
     before = " “Re-run cell” runs it as it was sent; with a new --budget, run it by hand."
     effects = " (the whole cell runs again, with all its effects)" if notice.ordinary else ""
     click = f"click “Re-run cell” below{effects}, or "
     waits = " “Re-run when topped up” waits for the money and then does it by itself."
     against = " “Send anyway” asks no check this one time."
     if notice.goes_on:
-        return el("div", "margin:.7em 0 .2em", first, f" then {GOES_ON}")
+        return el("div", "margin:.7em 0 .2em", first, f" {GOES_ON}")
     return el(
         "div",
         "margin:.7em 0 .2em",
         first,
-        " then ",
+        " ",
         *([while_alive(click)] if notice.buttons else ()),
         "run this cell again.",
         *([while_alive(waits)] if notice.buttons and notice.waits else ()),
-        *([while_alive(before)] if notice.buttons and notice.own_limit else ()),
+        *([while_alive(before)] if notice.buttons and notice.own_limit and not goes_on else ()),
         *([while_alive(against)] if notice.buttons and notice.unsent else ()),
         *([" Or add --anyway to send it all the same."] if notice.unsent else ()),
     )
@@ -343,6 +352,8 @@ def _way(notice: Notice) -> Markup:
 def _notice_rows(notice: Notice) -> list[tuple[str, str]]:
     cost, kept = notice.likely_cost, notice.kept
     likely = "not known yet" if cost is None else usual_cost(cost, notice.currency)
+    if notice.rows is not None and cost is not None and cost.low == cost.high:
+        likely = f"about {money(cost.high, notice.currency)} for the rows that are left"
     return [
         ("When", moment(notice.at)),
         *(
@@ -352,6 +363,7 @@ def _notice_rows(notice: Notice) -> list[tuple[str, str]]:
         ),
         ("Note", "" if notice.own_limit or notice.unsent else _contradiction(notice.balance)),
         ("Today", notice.today),
+        ("Rows", _rows(notice.rows)),
         ("Likely cost", "" if notice.ordinary else likely),
         ("Kept", kept or ""),
         ("Billed", _billed(notice)),
@@ -359,8 +371,17 @@ def _notice_rows(notice: Notice) -> list[tuple[str, str]]:
     ]
 
 
+def _rows(rows: tuple[int, int] | None) -> str:
+    if rows is None:
+        return ""
+    done, whole = rows
+    are = "is" if whole - done == 1 else "are"
+    kept = ", which is kept" if done else ""
+    return f"{done:,} of {whole:,} have their answer{kept}; {whole - done:,} {are} left"
+
+
 def _billed(notice: Notice) -> str:
-    if notice.kept or notice.ordinary:
+    if notice.kept or notice.ordinary or notice.rows is not None:
         return ""
     return "nothing: it was not sent" if notice.unsent else "nothing for this question"
 

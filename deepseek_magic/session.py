@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import batch, cluster, frames, limits, preflight, prices
+from . import limits, preflight, prices
 from .books import Books
 from .clearance import Admitted, Clearance, Terms, estimate_at
 from .client import DEEPSEEK, Client, Model
@@ -284,6 +284,7 @@ class Session:
         names: Mapping[str, object] | None = None,
         confirm: Callable[[Forecast], object] | None = None,
         cell: str | None = None,
+        data_tokens: int = 1000,
         **settings: Any,
     ) -> Any:
         """Ask the *template* about every row of *data*, many at once; give a DataFrame.
@@ -298,15 +299,20 @@ class Session:
         earlier come from the ledger for nothing, unless *fresh*.
 
         At most *concurrency* requests are under way, else as many as the account
-        allows. *budget*, a sum for all rows, is spent as far as it goes. The settings
+        allows. *data_tokens* bounds what one value that is no text adds to a question.
+        *budget*, a sum for all rows, is spent as far as it goes. The settings
         are those of `stream`. *progress* is True for a bar, False, or is called with
         how far it is; *confirm* is called before anything is sent where the money may
         not do. Whatever ends it early has the frame so far in `.partial`:
         `InsufficientBalance`, `OverLimit`, or `Interrupted` after an interrupt. Called
         again, it asks for the missing rows alone.
         """
+        from . import batch, cluster, frames  # one question needs none of it
+
         asking = batch.Asking(
-            data, template, settings, column, limit, concurrency, schema, json, fresh, names, cell
+            *(data, template, settings, column, limit, concurrency, schema, json, fresh, names),
+            cell=cell,
+            data_tokens=data_tokens,
         )
         terms = Terms(_cap(budget), anyway)
         if frames.is_dask(data):
@@ -331,15 +337,19 @@ class Session:
         data: object,
         template: str,
         *,
+        column: str = "answer",
         budget: object = None,
         limit: int | None = None,
         schema: object = None,
         json: bool = False,
         fresh: bool = False,
         names: Mapping[str, object] | None = None,
+        data_tokens: int = 1000,
         **settings: Any,
     ) -> Forecast:
         """Tell what `map` would ask and what that would cost; sends nothing of it."""
+        from . import batch, cluster, frames
+
         asking = batch.Asking(
             data,
             template,
@@ -349,8 +359,13 @@ class Session:
             json=json,
             fresh=fresh,
             names=names,
+            column=column,
+            data_tokens=data_tokens,
         )
-        return batch.forecast_of(self, asking, Terms(_cap(budget)))
+        terms = Terms(_cap(budget))
+        if frames.is_dask(data):
+            return cluster.forecast_partitions(self, asking, terms)
+        return batch.forecast_of(self, asking, terms)
 
     def now(self) -> datetime:
         """Give the time of this session's clock."""

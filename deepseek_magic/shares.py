@@ -19,7 +19,7 @@ BLOCK = 16
 PART_OF_LEFT = 4
 """What is lent at a time is at most this part of what is left, shared by all who ask."""
 REFUSED_SECONDS = 0.25
-"""So long nobody asks again who was lent nothing."""
+"""So long nobody asks again who was lent nothing, and has questions under way."""
 NOTHING = Decimal(0)
 
 
@@ -29,8 +29,8 @@ class Part:
 
     *want* is how many questions it has, *slots* how many it may have under way: none
     while it waits. *claims* are the questions it asks, *later* those that it leaves to
-    others and reads when they have ended. *starved_at* is what was left for all when it
-    had too little, None where it has not.
+    others and reads when they have ended. *starved* is whether the money did not do for
+    it; then it has one more turn, *alone*.
     """
 
     number: int
@@ -41,7 +41,8 @@ class Part:
     waits: bool = False
     claims: frozenset[str] = frozenset()
     later: frozenset[str] = frozenset()
-    starved_at: Decimal | None = None
+    starved: bool = False
+    alone: bool = False
     lent: list[tuple[object, Decimal]] = field(default_factory=list)
 
 
@@ -94,31 +95,35 @@ class Shares:
 
     def wait(self, part: Part, want: int, *, starved: bool) -> None:
         """Note that *part* waits for its turn; *starved*, that what is left was too little."""
-        part.want, part.waits = max(want, 1), True
-        part.starved_at = self.left if starved else None
+        part.want, part.waits, part.starved = max(want, 1), True, starved
+        part.alone = part.alone and starved
 
     def turns(self) -> list[tuple[Part, Turn]]:
         """Give those who need wait no longer what they get."""
         found = []
         for part in self._parts.values():
             if part.waits and (turn := self._turn(part)) is not None:
-                part.waits, part.slots, part.starved_at = False, turn.slots, None
+                part.waits, part.slots = False, turn.slots
+                part.claims = part.claims or part.later
                 found.append((part, turn))
         return found
 
     def _turn(self, part: Part) -> Turn | None:
+        running = [one for one in self._parts.values() if one.slots]
+        if any(one.alone for one in running):
+            return None
         if not part.claims and part.later & self._claimed(part):
             return None
-        left = self.left
-        if part.starved_at is not None and left is not None:
-            if any(other.slots for other in self._parts.values()):
-                return None  # what they do not spend comes back
-            if left <= part.starved_at:
-                return Turn(0, left)
+        if part.starved:
+            if running:
+                return None  # what they were lent and do not spend comes back
+            if part.alone:
+                return Turn(0, self.left)
+            part.alone = True
         together = max(min(self.threads, self.unfinished), 1)
-        fair = -(-self.at_once // together)
+        fair = self.at_once if part.alone else -(-self.at_once // together)
         slots = min(part.want, fair, self.at_once - self.slots)
-        return Turn(slots, left) if slots > 0 else None
+        return Turn(slots, self.left) if slots > 0 else None
 
     def lend(self, part: Part, needed: Decimal) -> Decimal:
         """Lend *part* so much that a question of *needed* can go out, or nothing."""
@@ -186,9 +191,7 @@ class Lent(Cap):
     *more* gets what is needed, and gives what is lent and what is left then.
     """
 
-    def __init__(
-        self, left: Decimal, more: Callable[[Decimal], tuple[Decimal, Decimal]]
-    ) -> None:
+    def __init__(self, left: Decimal, more: Callable[[Decimal], tuple[Decimal, Decimal]]) -> None:
         super().__init__(NOTHING)
         self._beyond = left
         self._more = more
@@ -210,7 +213,7 @@ class Lent(Cap):
         """Reserve *amount*, if there is so much or so much is lent."""
         if super().hold(name, amount):
             return True
-        if not beyond and time.monotonic() >= self._not_before:
+        if not beyond and (not self._held or time.monotonic() >= self._not_before):
             with localcontext(EXACT):
                 lent, self._beyond = self._more(amount - super().left)
                 self.amount += lent

@@ -213,6 +213,11 @@ class File:
             found.cancel()
             return []
 
+    def version(self, wait: float | None = None) -> int | None:
+        """Give a number that changes when another connection writes; None where it is not told."""
+        rows = self.read("PRAGMA data_version", (), wait)
+        return rows[0][0] if rows else None
+
     def settle(
         self,
         work: Callable[[sqlite3.Connection], T],

@@ -168,6 +168,7 @@ class Survey:
     sample: list[Request] = field(default_factory=list)
     bytes: int = 0
     key: str = ""
+    is_fresh: bool = False
 
     @property
     def to_ask(self) -> int:
@@ -215,7 +216,7 @@ def survey(asker: Asker, questions: Questions, *, fresh: bool) -> Survey:
             found.bytes += most(message.content for message in request.messages)
             if len(found.sample) < SAMPLE:
                 found.sample.append(request)
-    found.key = _key(found)
+    found.key, found.is_fresh = _key(found), fresh
     since = asker.unfinished.get(found.key) if fresh else None
     if not fresh or since is not None:
         found.kept = _kept(asker, list(found.first), _longest(found), since)
@@ -294,14 +295,17 @@ def _with_cost(asker: Asker, found: Survey, counts: Forecast) -> Forecast:
     cost = _sum([guess.cost for guess in guesses], share)
     likely = None if cost is None else cost.likely
     balance = counts.balance.effective if counts.balance else None
+    bound = _worst(found, dear, guesses[0].longest)
+    # As long as no answer of the kind is known, a bound of the user's own says most of it.
+    usual = bound if likely is None and found.sample[0].max_tokens is not None else likely
     return replace(
         counts,
         first=found.sample[0],
         tokens_in=int(sum(guess.tokens_in.likely for guess in guesses) * share),
         cost=cost,
-        worst=_worst(found, dear, guesses[0].longest),
-        covered=_reach(balance, likely, number),
-        within=_reach(counts.limit, likely, number),
+        worst=bound,
+        covered=_reach(balance, usual, number),
+        within=_reach(counts.limit, likely or bound, number),
         reason=guesses[0].reason,
     )
 

@@ -7,31 +7,30 @@ magics' business.
 from __future__ import annotations
 
 import threading
-import time
-import uuid
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import asdict, replace
+from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import limits, preflight, prices, render
 from .account import Account, Keeping
-from .elements import Shown, clock_time, counted, duration, money
+from .elements import at_least, clock_time, counted, duration
 from .errors import (
     DeepSeekError,
     InsufficientBalance,
+    Interrupted,
     NoKey,
     OutOfMoney,
-    OverLimit,
     UnusableAnswer,
 )
-from .notices import Notices, Patience, only_asks
+from .notices import Notices, Patience
 from .pending import Place
 from .records import answer_of
 from .rerun import current_cell, page_shows
 from .session import FRESH_SECONDS, now
 from .view import view_for
+from .waits import Asking, Waits
 from .wire import Answer
 
 if TYPE_CHECKING:
@@ -42,16 +41,14 @@ if TYPE_CHECKING:
     from .estimate import Estimate
     from .ledger import Pending
     from .rerun import Cell
+    from .row_cells import Rows
     from .session import Session
     from .view import View
+    from .waits import OnEmpty
     from .wire import Balance, Request
 
 CURRENCIES = ("CNY", "USD")
 """What accounts are kept in (api-docs.deepseek.com/api/get-user-balance)."""
-
-NOTHING = Shown("", "")
-
-OnEmpty = Literal["notice", "wait", "raise"]
 
 
 class Settings(Keeping, Patience, Protocol):
@@ -82,27 +79,6 @@ class Settings(Keeping, Patience, Protocol):
         """The user's own prices."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """A query that the user stopped; shown as one line, like any other end of a cell."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"Interrupted: {self}"]
-
-
-@dataclass(slots=True)
-class _Asking:
-    """One question of one cell, through all its tries; *ends* bounds how long it waits."""
-
-    request: Request
-    cell: Cell | None
-    place: Place
-    on_empty: OnEmpty
-    cap: limits.Cap | None = None
-    anyway: bool = False
-    waited: bool = False
-    ends: float | None = None
-
-
 class Workspace:
     """The account of *shell* and the widgets in its cells; `close` leaves nothing behind.
 
@@ -120,6 +96,7 @@ class Workspace:
         self.settings = settings
         self.account = Account(shell, settings, self._leave, clock)
         self.notices = Notices(shell, settings, self.account, succeeded)
+        self.waits = Waits(shell, settings, self.account, self.notices, clock)
         self._problem_told: str | None = None
         self._closing = threading.Event()
         self._clock = clock
@@ -141,6 +118,7 @@ class Workspace:
         anyway: bool = False,
         off_peak: bool = False,
         row: Pending | None = None,
+        read: Callable[[str], object] | None = None,
     ) -> Answer:
         """Send *request* and show the answer in the cell that is running.
 
@@ -149,32 +127,91 @@ class Workspace:
         first, or a top-up waited for. *text* is the whole cell as it stands; *row*
         is the pending cell, where it is not the one that is running. *budget*, for all
         tries together, and *anyway* are those of `Session.stream`; with *off_peak* the
-        cell waits for the cheaper hours. An answer that was paid for while no page
-        showed it is shown, and not bought again.
+        cell waits for the cheaper hours. *read* takes the whole answer, and raises where
+        it is not usable. An answer that was paid for while no page showed it is shown,
+        and not bought again.
         """
         if refusal := preflight.refusal(request, self.session.client.key):
             raise refusal
+        asking = self._asking(request, text, on_empty, budget, row, anyway=anyway)
+        cell, place = asking.cell, asking.place
+        page = cell.session if cell else ""
+        if (answer := self.notices.pending.unread(place, request, page)) is not None:
+            return self._show_unread(answer, asking, request)
+        while True:
+            if off_peak:
+                self.waits.off_peak(asking)
+            try:
+                answer = self._show(self._view(cell), asking, request, read)
+                break
+            except OutOfMoney as error:
+                empty = error
+            self.waits.for_money(empty, asking)
+        self._succeeded(answer, asking, request)
+        return answer
+
+    def _asking(
+        self,
+        request: Request | None,
+        text: str,
+        on_empty: OnEmpty,
+        budget: object,
+        row: Pending | None,
+        *,
+        anyway: bool,
+    ) -> Asking:
+        """Take what the cell that is running asks, under the settings of this moment."""
         self._set_up(self.session)
         cell = current_cell(self.shell)
         place = Place(cell.id if cell else None, text, self.session.notebook)
         if row is not None:
             place = Place(row.cell, text, row.notebook)
         anyway = anyway or (cell is not None and cell.anyway)
-        asking = _Asking(request, cell, place, on_empty, _cap(budget), anyway)
-        page = cell.session if cell else ""
-        if (answer := self.notices.pending.unread(place, request, page)) is not None:
-            return self._show_unread(answer, asking)
-        while True:
-            if off_peak:
-                self._wait_off_peak(asking)
-            try:
-                answer = self._show(self._view(cell), asking)
-                break
-            except OutOfMoney as error:
-                empty = error
-            self._out_of_money(empty, asking)
-        self._succeeded(answer, asking)
-        return answer
+        return Asking(request, cell, place, on_empty, _cap(budget), anyway)
+
+    def ask_rows(
+        self,
+        rows: Rows,
+        *,
+        text: str,
+        bind: Callable[[Any], object],
+        on_empty: OnEmpty = "notice",
+        budget: object = None,
+        anyway: bool = False,
+        off_peak: bool = False,
+        row: Pending | None = None,
+    ) -> None:
+        """Ask about every row and show what came of it in the cell that is running.
+
+        *bind* is given the frame, also the one so far before an error is raised. The
+        others are those of `ask`; a *budget* is for all rows together.
+        """
+        from .row_cells import RowCell
+
+        asking = self._asking(None, text, on_empty, budget, row, anyway=anyway)
+        job = RowCell(
+            self.shell, self.session, self.waits, self.notices, asking, alone=_is_all(asking.cell)
+        )
+        if off_peak:
+            self.waits.off_peak(asking)
+        job.run(rows, bind, self._after_line)
+        self.notices.pending.done(asking.place)
+
+    def preview_rows(
+        self, rows: Rows, *, budget: object = None, anyway: bool = False, off_peak: bool = False
+    ) -> None:
+        """Show what *rows* would cost and how far the money goes; send nothing of it."""
+        from .rows import forecast_shown
+
+        session, at = self.session, self._clock()
+        self._set_up(session)
+        remarks = list(self._would_wait(at)) if off_peak else []
+        forecast = session.forecast(rows.data, rows.template, budget=_cap(budget), **rows.asked())
+        if forecast.balance is None and (problem := session.balance_problem):
+            remarks.append(problem)
+        if forecast.first is not None:
+            remarks += preflight.remarks(forecast.first)
+        self.notices.publish(forecast_shown(forecast, at, remarks=remarks, anyway=anyway))
 
     def _set_up(self, session: Session) -> None:
         """Let the notebook's settings of this moment hold for what is asked next."""
@@ -234,112 +271,10 @@ class Workspace:
         else:
             yield "It would not wait: the hours are off-peak now."
 
-    def _wait_off_peak(self, asking: _Asking) -> None:
-        """Block until the cheaper hours, and say until when and why."""
-        session, cell, request = self.session, asking.cell, asking.request
-        began = self._clock()
-        begins = prices.off_peak_from(began)
-        if begins <= began:
-            return
-        if cell is not None and cell.attended:
-            self.notices.pending.add(asking.place, asks=True)
-        asking.waited = True
-        costs = session.estimate(request).cost, session.estimate(request, at=begins).cost
-        say = self._line(each=False)
-
-        def tell(begins: datetime) -> None:
-            say(render.off_peak_line(begins, self._clock(), *costs, session.currency))
-
-        try:
-            session.wait_off_peak(told=tell)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                "the wait for off-peak hours was stopped. Nothing was sent. To ask now: run the "
-                "cell without --off-peak"
-            ) from None
-        finally:
-            waited = (self._clock() - began).total_seconds()
-            say(f"Waited {duration(waited)} for off-peak hours.", last=True)
-
-    def _out_of_money(self, error: OutOfMoney, asking: _Asking) -> None:
-        """Return when money has come; else show what the cell wants shown, and raise."""
-        waits = asking.on_empty == "wait" and isinstance(error, InsufficientBalance)
-        attended = asking.cell is not None and asking.cell.attended
-        if attended and asking.on_empty != "raise":
-            self.notices.pending.add(asking.place, asks=True)
-        if waits:
-            no_money = self._waited(error, asking)
-            if no_money is None:
-                return
-            error = no_money
-        if not attended and asking.on_empty != "raise":
-            self.notices.pending.add(asking.place, asks=True)
-        self.notices.told(error, asking.cell)
-        if asking.on_empty != "raise":
-            self.notices.show(self._notice_of(error, asking), asking.cell)
-        raise error
-
-    def _waited(self, error: OutOfMoney, asking: _Asking) -> InsufficientBalance | None:
-        """Wait for a top-up; give the error if none came in time.
-
-        A job without a page is not on the list meanwhile: somebody could ask its
-        question from there, and it would ask once more.
-        """
-        if asking.ends is None:  # one bound for all tries
-            asking.ends = time.monotonic() + 3600 * self.settings.wait_hours
-        try:
-            notice = replace(self._notice_of(error, asking), goes_on=True, buttons=False)
-            seconds = max(asking.ends - time.monotonic(), 0.0)
-            self._wait_in_cell(seconds, render.notice_shown(notice))
-        except InsufficientBalance as no_money:
-            return no_money
-        except KeyboardInterrupt:
-            self.notices.pending.add(asking.place, asks=True)
-            raise
-        return None
-
-    def _wait_in_cell(self, seconds: float, notice: Shown) -> None:
-        """Block the cell until money has come, with the *notice* standing while it waits."""
-        began = datetime.now(UTC)
-        say = self._line(notice)
-        try:
-            self.session.wait(seconds, told=lambda look: say(render.look_line(look)))
-        except KeyboardInterrupt:
-            raise Interrupted(
-                "the wait for a top-up was stopped. Nothing was sent. To go on: %deepseek rerun"
-            ) from None
-        finally:
-            waited = (datetime.now(UTC) - began).total_seconds()
-            say(f"Waited {duration(waited)} for a top-up.", last=True)
-
-    def _line(self, head: Shown = NOTHING, *, each: bool = True) -> Callable[..., None]:
-        """Give what shows a line that changes, below *head* until the last one.
-
-        A terminal gets a line each time, or without *each* the first and the last.
-        """
-        shown: list[str] = []
-        place = {"display_id": uuid.uuid4().hex}
-        in_terminal = getattr(self.shell, "kernel", None) is None
-
-        def say(line: str, *, last: bool = False) -> None:
-            first = not shown
-            shown.append(line)
-            if in_terminal:
-                if first or last or each:
-                    print(_lines(head.text if first else "", line), flush=True)
-                return
-            html, text = render.line_html(line), line
-            if not last:
-                html, text = head.html + html, _lines(head.text, line)
-            data = {"text/html": html, "text/plain": text}
-            self.shell.display_pub.publish(data, transient=place, update=not first)
-
-        return say
-
     def _view(self, cell: Cell | None) -> View:
         return view_for(self.shell, thinking=self.settings.thinking, alone=_is_all(cell))
 
-    def _succeeded(self, answer: Answer, asking: _Asking) -> None:
+    def _succeeded(self, answer: Answer, asking: Asking, request: Request) -> None:
         """Let the cell wait no more.
 
         After a re-run, or a long wait, that is once it is sure that a page shows the answer.
@@ -349,23 +284,23 @@ class Workspace:
         if cell is None or not (cell.replayed or (waited and cell.attended)):
             pending.done(asking.place)
             return
-        pending.arrived(asking.place, asking.request, answer, cell.session)
+        pending.arrived(asking.place, request, answer, cell.session)
 
         def look() -> None:
             if page_shows(self.shell, cell, stop=self._closing):
-                pending.shown(asking.place, asking.request)
+                pending.shown(asking.place, request)
             else:
-                pending.unseen(asking.place, asking.request)
+                pending.unseen(asking.place, request)
 
         threading.Thread(target=look, name="deepseek_magic page", daemon=True).start()
 
-    def _show_unread(self, answer: Answer, asking: _Asking) -> Answer:
+    def _show_unread(self, answer: Answer, asking: Asking, request: Request) -> Answer:
         line = (
             f"{render.quiet_line(answer, None)} · this answer came while no page showed it. It was "
             "paid for then; nothing was sent now. Run the cell once more to ask anew."
         )
         self._view(asking.cell).end(answer, line, _stamp(answer, "done", None))
-        self.notices.pending.shown(asking.place, asking.request)
+        self.notices.pending.shown(asking.place, request)
         return answer
 
     def show_kept(self, row: Mapping[str, Any]) -> None:
@@ -377,8 +312,13 @@ class Workspace:
         stamp = {**_stamp(answer, ending, None), "again": True}  # it counts where it was asked
         self._view(current_cell(self.shell)).end(answer, line, stamp)
 
-    def _show(self, view: View, asking: _Asking) -> Answer:
-        request = asking.request
+    def _show(
+        self,
+        view: View,
+        asking: Asking,
+        request: Request,
+        read: Callable[[str], object] | None,
+    ) -> Answer:
         answer = Answer(model=request.model)
         self.session.take_last()
         try:
@@ -388,6 +328,7 @@ class Workspace:
             with closing(asked) as answers:
                 for answer in answers:  # the last one is shown for good
                     view.show(answer)
+            _check(answer, read)
         except KeyboardInterrupt:
             if answer.note and answer.finish_reason is None:
                 view.drop()
@@ -419,11 +360,24 @@ class Workspace:
             band=band,
             ending=ending,
         )
-        parts = [line, *preflight.remarks(request), *self.session.alerts()]
-        if (problem := self.session.ledger.problem) and problem != self._problem_told:
-            parts.append(problem)
-        self._problem_told = problem
+        parts = [line, *preflight.remarks(request), *self._warnings()]
         view.end(answer, " · ".join(parts), _stamp(answer, ending or "done", band))
+
+    def _warnings(self) -> list[str]:
+        """Give what is to be said once, in the line below an answer."""
+        problem = self.session.ledger.problem
+        is_new = bool(problem) and problem != self._problem_told
+        self._problem_told = problem
+        return [*self.session.alerts(), *([problem] if problem and is_new else ())]
+
+    def _after_line(self, *, answered: bool) -> list[str]:
+        """Give what follows the figures of a job in its line."""
+        session, left = self.session, self._left(answered=answered)
+        return [
+            *([] if left is None else [f"{at_least(left, session.currency)} left"]),
+            *(["sandbox"] if self.account.sandbox else []),
+            *self._warnings(),
+        ]
 
     def _left(self, *, answered: bool) -> Decimal | None:
         """Give what is left; an empty figure above an answer is of before a top-up."""
@@ -434,51 +388,9 @@ class Workspace:
             return (known.effective or None) if known else None
         return known.effective if known else None
 
-    def _notice_of(self, error: OutOfMoney, asking: _Asking) -> render.Notice:
-        cell = asking.cell
-        attended = cell is not None and cell.attended
-        own_limit = isinstance(error, OverLimit)
-        host = error.host if isinstance(error, InsufficientBalance) else None
-        return render.Notice(
-            what=str(error).split(". ")[0] + ".",
-            at=self._clock(),
-            balance=error.balance,
-            likely_cost=(error.estimate or self.session.estimate(asking.request)).cost,
-            steps=error.steps,
-            today=self._today() if own_limit else "",
-            unsent=error.unsent,
-            currency=self.session.currency,
-            kept=_kept(error.answer),
-            top_up_url=f"https://{host}/" if host else self.account.top_up_url,
-            own_limit=own_limit,
-            unknown=self._unknown(error),
-            buttons=attended,
-            waits=cell is not None and attended and not own_limit and only_asks(cell),
-            problem=self.session.ledger.problem or "",
-        )
-
-    def _unknown(self, error: OutOfMoney) -> str:
-        """Say what to do where too little is known to keep to a limit; "" where it can be kept."""
-        if self.session.currency is None:
-            return "Wait until the balance can be read"
-        unpriced = error.estimate is not None and error.estimate.worst is None
-        return "Set the price (%deepseek prices --set)" if unpriced else ""
-
-    def _today(self) -> str:
-        """Tell what was spent of the day's limit; "" where there is none, or nobody knows."""
-        session, limit, currency = self.session, self.session.day_limit, self.session.currency
-        if limit is None or currency is None:
-            return ""
-        day = self._clock().astimezone().date().isoformat()
-        today = session.ledger.today(session.account, day, currency)
-        if today is None:
-            return ""
-        under_way = f", {money(today.under_way, currency)} under way" if today.under_way else ""
-        return f"{money(today.spent, currency)} spent{under_way}, of {money(limit, currency)}"
-
     def wait(self, seconds: float) -> Balance:
         """Block until there is money, and say so while it waits."""
-        say = self._line(render.top_up_shown(self.account.top_up_url))
+        say = self.waits.line(render.top_up_shown(self.account.top_up_url))
         try:
             return self.session.wait(seconds, told=lambda look: say(render.look_line(look)))
         except KeyboardInterrupt:
@@ -552,8 +464,15 @@ def _cap(budget: object) -> limits.Cap | None:
     return None if found is None else limits.Cap(found)
 
 
-def _lines(*lines: str) -> str:
-    return "\n".join(line for line in lines if line)
+def _check(answer: Answer, read: Callable[[str], object] | None) -> None:
+    """Raise what *read* finds wrong with a whole answer."""
+    if read is None:
+        return
+    try:
+        read(answer.text)
+    except UnusableAnswer as error:
+        error.answer = answer
+        raise
 
 
 def _is_all(cell: Cell | None) -> bool:
@@ -571,12 +490,6 @@ def _ending(error: DeepSeekError) -> str:
             return "not usable"
         case _:
             return "incomplete"
-
-
-def _kept(answer: Answer | None) -> str | None:
-    if answer is None:
-        return None
-    return f"{len(answer.text) + len(answer.reasoning):,} characters of the answer are kept above."
 
 
 def _stamp(answer: Answer, ending: str, band: str | None) -> dict[str, Any]:

@@ -29,25 +29,29 @@ LAYERS = (
     ),
     ("ledger", "client", "preflight", "placeholders", "estimate", "outlook", "reconcile"),
     ("purse", "tables", "limits", "records", "chart", "async_client", "templates"),
-    ("clearance", "books", "progress"),
+    ("clearance", "books", "progress", "shares"),
     ("survey",),
     ("tally",),
     ("allowance",),
     ("crowd",),
     ("batch",),
+    ("partition",),
+    ("cluster",),
     ("session",),
     ("render", "pending", "spending", "dry_run"),
     ("rows",),
-    ("view", "rerun", "account"),
+    ("view", "row_view", "rerun", "account"),
     ("waiting",),
     ("widgets",),
     ("notices",),
+    ("waits",),
+    ("row_cells",),
     ("workspace",),
     ("commands",),
     ("magics",),
     ("__init__",),
 )
-FIRST_WITH_A_NOTEBOOK = 12
+FIRST_WITH_A_NOTEBOOK = 14
 NOTEBOOK = {"IPython", "ipywidgets", "traitlets", "ipykernel", "jupyter_client"}
 API_LIBRARIES = {"openai", "httpx", "httpx2"}
 LATE = {
@@ -60,6 +64,7 @@ LATE = {
         "pydantic",
         "tqdm",
         "dask",
+        "distributed",
         "httptools",
         "aiohttp",
         "markdown_it",

@@ -56,6 +56,16 @@ from deepseek_magic.options import Options, complete, help_text, parse
         ("--budget=12", Options(budget=Decimal(12))),
         ("--dry-run --off-peak", Options(dry_run=True, off_peak=True)),
         ("--anyway", Options(anyway=True)),
+        ("--each df", Options(each="df")),
+        ("--each df.head(20) -o out", Options(each="df.head(20)", out="out")),
+        ("--each=df[0:3]", Options(each="df[0:3]")),
+        ("""--each "df[df.lang == 'de']" """, Options(each="df[df.lang == 'de']")),
+        ("--each rows.csv --column label", Options(each="rows.csv", column="label")),
+        ("--each df --column 'two words'", Options(each="df", column="two words")),
+        ("--each df --limit 5 --concurrency 64", Options(each="df", limit=5, concurrency=64)),
+        ("--fresh --each df", Options(each="df", fresh=True)),
+        ("--each df --schema Label --json", Options(each="df", schema="Label", json=True)),
+        ("--schema models.Label", Options(schema="models.Label")),
         ("-h", Options(help=True)),
         ("--help", Options(help=True)),
         ("-m --help", Options(help=True)),
@@ -74,6 +84,20 @@ def test_a_right_line_becomes_its_options(line: str, options: Options) -> None:
     ("line", "says"),
     [
         ("--modle pro", "There is no option --modle. Did you mean --model?"),
+        ("--column label", "--column goes only with --each DATA"),
+        ("--limit 5", "--limit goes only with --each DATA"),
+        ("--concurrency 5", "--concurrency goes only with --each DATA"),
+        ("--fresh -m pro", "--fresh goes only with --each DATA"),
+        ("--each df --raw", "--raw with --each would ask the same of every row"),
+        ("--each df --schema Label --column x", "--column goes not with --schema"),
+        ("--each ''", "--each needs a value, and not an empty one: --each df."),
+        ("--schema ' '", "--schema needs a value, and not an empty one: --schema Label."),
+        ("--each df --column ''", "--column takes the name of a column"),
+        ("--each df --limit 0", "--limit takes a whole number from 1 to"),
+        ("--each df --limit 2.5", "--limit takes a whole number from 1 to"),
+        ("--each df --concurrency 0", "--concurrency takes a whole number from 1 to 10000"),
+        ("--each df[df.lang == 'de']", """goes in quotes: --each "df[df.lang == 'de']"."""),
+        ("--each df --each ef", "--each is given twice"),
         ("--temp 1", "There is no option --temp. Did you mean --temperature?"),
         ("--max_tokens 5", "There is no option --max_tokens. Did you mean --max-tokens?"),
         ("--mod pro", "There is no option --mod. Did you mean --model?"),
@@ -212,9 +236,10 @@ def test_the_examples_of_the_help_are_right() -> None:
 
     options = [parse(line) for line in lines]
 
-    assert len(options) == 4
-    assert options[2].dry_run
-    assert options[3].json
+    assert len(options) == 5
+    assert options[2].each == "reviews"
+    assert options[3].dry_run
+    assert options[4].json
 
 
 @pytest.mark.parametrize(
@@ -246,7 +271,7 @@ def test_tab_after_a_dash_offers_all_options() -> None:
     offered = complete("%%deepseek -", "-")
 
     assert {"-m", "--model", "--help", "--stop"} <= set(offered)
-    assert len(offered) == len(set(offered)) == 21
+    assert len(offered) == len(set(offered)) == 27
 
 
 def test_reading_and_filling_in_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
