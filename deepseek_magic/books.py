@@ -91,7 +91,7 @@ class Books:
         """
         said = [self._low(balance), *self._told_once()]
         for line in (lines := [line for line in said if line]):
-            LOG.warning("%s", line)
+            LOG.info("%s", line)
         return lines
 
     def _low(self, balance: Balance | None) -> str | None:

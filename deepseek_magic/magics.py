@@ -279,6 +279,7 @@ class DeepSeekMagics(Magics):
             schema=None if options.schema is None else model_of(options.schema, names),
             json=options.json,
             fresh=options.fresh,
+            data_tokens=self.data_tokens,
             out=options.out,
         )
         if options.dry_run:

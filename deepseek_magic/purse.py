@@ -221,7 +221,8 @@ class Purse:
                 # Read after the sum above: what ends between the two is spent, not forgiven.
                 lately = self._spent(at - LAG, until if came is None else None)
                 left = max(left, total - lately)
-            left = min(left, total)
+            # An account does not go below zero: what its last answer cost beyond that is let go.
+            left = max(min(left, total), Decimal(0))
             if until - anchor.at > LAG:  # a sum over a short time is a quick one
                 since = until - timedelta(minutes=1)
                 self._anchor = self._anchored(since, left + self._spent(since, until), total)

@@ -107,11 +107,14 @@ class Rows:
     schema: object = None
     json: bool = False
     fresh: bool = False
+    data_tokens: int = 1000
     out: str | None = None
 
     def asked(self) -> dict[str, Any]:
         """Give what `Session.forecast` takes beside data and template."""
         return {
+            "column": self.column,
+            "data_tokens": self.data_tokens,
             "limit": self.limit,
             "schema": self.schema,
             "json": self.json,
@@ -189,7 +192,6 @@ class RowCell:
         frame = self._session.map(
             rows.data,
             rows.template,
-            column=rows.column,
             concurrency=rows.concurrency,
             budget=self._asking.cap,
             anyway=self._asking.anyway,

@@ -37,6 +37,7 @@ LOOKED_UP = 1000
 SAMPLE = 100
 """So many of the first questions tell how long they are."""
 FIRST_READ_SECONDS = 3.0
+READ_SECONDS = 1.0
 
 
 class Asker(Protocol):
@@ -251,10 +252,20 @@ def _kept(
 
 
 def forecast(asker: Asker, found: Survey, terms: Terms) -> Forecast:
-    """Reckon what the rows that are to be asked will cost, and how far the money goes."""
+    """Reckon what the rows that are to be asked will cost, and how far the money goes.
+
+    Doubt rests on a reading of its own: a top-up may have come since the last one.
+    """
     if asker.purse.known is None:
         asker.purse.refresh()
         asker.purse.wait(FIRST_READ_SECONDS)
+    reckoned = _reckoned(asker, found, terms)
+    if reckoned.is_doubtful and asker.purse.reread(READ_SECONDS):
+        return _reckoned(asker, found, terms)
+    return reckoned
+
+
+def _reckoned(asker: Asker, found: Survey, terms: Terms) -> Forecast:
     at, known = asker.now(), asker.purse.known
     counts = Forecast(
         rows=len(found.names),

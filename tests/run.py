@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         type=int,
-        default=min(os.cpu_count() or 1, 2),
+        default=min((os.cpu_count() or 1) + 1, 4),  # they wait much of their time
         help="processes to share the tests (default: %(default)s)",
     )
     return parser

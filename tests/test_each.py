@@ -419,3 +419,32 @@ def test_somebody_is_asked(kernel: Kernels, account: Sandbox, said: str, goes_on
     assert reply["ename"] == ("InsufficientBalance" if goes_on else "Interrupted")
     assert len(reply["traceback"]) == 1
     assert (len(asked(account)) > sent) is goes_on
+
+
+@pytest.mark.kernel
+def test_an_interrupt_keeps_what_has_arrived(kernel: Kernels, account: Sandbox) -> None:
+    """Stop ends the cell in one line; what is under way arrives, and the frame is bound."""
+    client = kernel.start()
+    for source in (LOAD, FRAME):
+        client.execute_interactive(source, timeout=60)
+    account.change(latency=0.3)
+
+    message = client.execute(f"{ASK} --concurrency 3\nLabel: {{{{text}}}}", allow_stdin=False)
+    pause = threading.Event()
+    while len([one for one in account.requests if one.status == 200 and one.body]) < 6:
+        assert not pause.wait(0.02)
+    client.control_channel.send(client.session.msg("interrupt_request", content={}))
+    reply = client.get_shell_msg(timeout=60)
+    found = client.execute_interactive(
+        "",
+        silent=True,
+        user_expressions={"n": "int(out['error'].isna().sum())", "rows": "len(out)"},
+        timeout=60,
+    )["content"]["user_expressions"]
+
+    assert reply["parent_header"]["msg_id"] == message
+    assert (reply["content"]["ename"], len(reply["content"]["traceback"])) == ("Interrupted", 1)
+    answers = int(found["n"]["data"]["text/plain"])
+    assert found["rows"]["data"]["text/plain"] == "30"
+    assert 0 < answers < 30
+    assert answers == len([one for one in account.requests if one.status == 200 and one.body])

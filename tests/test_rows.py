@@ -232,12 +232,8 @@ def test_the_head_of_a_frame(library: str) -> None:
 def test_a_wide_frame_is_bounded() -> None:
     """Many columns of the data are left out, never the new ones."""
     made = pd.DataFrame({f"c{n}": ["v"] * 2 for n in range(50)})
-    for name, values in {
-        "answer": ["yes"] * 2,
-        "cost": [Decimal(0)] * 2,
-        "error": [None, "No"],
-    }.items():
-        made[name] = values
+    more = frame(2, error=[None, "It failed"])[["answer", "cost", "error"]]
+    made = pd.concat([made, more], axis=1)
 
     shown = head_shown(made, ("answer",))
 
