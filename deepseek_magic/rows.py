@@ -76,6 +76,8 @@ def reach_line(forecast: Forecast) -> str:
     what, rows, _ = found
     free = f", {forecast.kept:,} of them already answered" if forecast.kept and rows else ""
     number = f"about {rows:,}" if rows else "none"
+    if forecast.cost is None or forecast.cost.likely is None:  # no answer's length is known
+        what = f"At worst {what[0].lower()}{what[1:]}"
     return f"{what} covers {number} of {counted(forecast.rows, 'row')}{free}."
 
 

@@ -23,6 +23,7 @@ import atexit
 import logging
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ __all__ = ["Exchange", "Exchanges", "Fault", "Reply", "Sandbox"]
 
 _HOST = "127.0.0.1"
 _BACKLOG = 4096
+_TURNS = 5
 SCRIPTABLE = (CHAT, BALANCE, MODELS)
 
 
@@ -361,13 +363,24 @@ async def _serve(
     server = web.Server(service.serve, handler_cancellation=True, access_log=None, logger=log)
     runner = web.ServerRunner(server, shutdown_timeout=1.0)
     await runner.setup()
-    try:
-        await web.TCPSite(runner, *address, backlog=_BACKLOG).start()
-        ready.set_result((runner.addresses[0][1], asyncio.get_running_loop(), stop))
-        await stop.wait()
-        await service.stop()
-    finally:
-        await runner.cleanup()
+    loop = asyncio.get_running_loop()
+    with socket.create_server(address, backlog=_BACKLOG) as listener:
+        try:
+            await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+            ready.set_result((listener.getsockname()[1], loop, stop))
+            await stop.wait()
+            # Python 3.11 forgets a connection that it lets in while the server closes.
+            loop.remove_reader(listener)
+            await _turns()
+            await service.stop()
+        finally:
+            await runner.cleanup()
+            await _turns()  # closing a connection takes the loop a turn
+
+
+async def _turns() -> None:
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

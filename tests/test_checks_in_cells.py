@@ -407,8 +407,9 @@ def test_a_limit_of_one_cell_stops_no_other_in_its_place(book: Book) -> None:
     sent = book.asked
 
     book.page.cell("%deepseek rerun")
-    book.until(lambda: book.asked == sent + 1 and book.page.idle(second))
+    book.page.until(lambda: book.page.ended(second, 2))
 
+    assert book.asked == sent + 1
     assert book.page.errors(first) == ["OverLimit", "OverLimit"]
     assert "Because of" in book.text(second)
 

@@ -529,10 +529,13 @@ class TestCancel:
             "    again.close()\n"
             "    kernel._aborting = False\n"
             "    del kernel._send_abort_reply\n"
+            "    again.cell.run(print, 'turned away')\n"
             "    return reply(*arguments)\n"
             "kernel._send_abort_reply = turn_away\n"
             "again.start()"
         )
+        # Not by asking the kernel: the question would be turned away instead.
+        page.until(lambda: "turned away" in page.text(cell))
         page.settle(cell)
 
         assert page.value("runs, said, again.reply") == "[False] ['before'] None"

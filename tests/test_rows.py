@@ -85,6 +85,7 @@ def frame(rows: int = 3, **columns: list[Any]) -> pd.DataFrame:
         ({"within": 50}, "The limit covers about 62 of 500 rows"),
         ({"covered": 0, "kept": 0, "to_ask": 500}, "The balance covers none of 500 rows."),
         ({"covered": 100, "kept": 0, "to_ask": 400, "repeated": 100}, "about 120 of 500 rows."),
+        ({"cost": None}, "At worst the balance covers about 340 of 500 rows"),
     ],
 )
 def test_how_far_the_money_goes(changed: dict[str, Any], said: str) -> None:

@@ -75,9 +75,9 @@ class Page:
         self.caught.clear()
 
     def until(self, done: Callable[[], bool]) -> None:
-        """Take messages until *done*; ten seconds without one are a failure."""
+        """Take messages until *done*; thirty seconds without one are a failure."""
         while not done():
-            self._take(self.client.get_iopub_msg(timeout=10))
+            self._take(self.client.get_iopub_msg(timeout=30))
 
     def settle(self, request: str) -> None:
         """Take messages until the attempt to run *request* again has come to its end."""
