@@ -140,7 +140,8 @@ def bare_shell() -> Iterator[Any]:
     finally:
         atexit.unregister(made.atexit_operations)
         # It collects garbage, which takes long among all that the tests have imported.
-        made.displayhook.flush = lambda: None
+        display: Any = made.displayhook
+        display.flush = lambda: None
         made.atexit_operations()
         made.restore_sys_module_state()
         InteractiveShell.clear_instance()
