@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from deepseek_magic import (
 from deepseek_magic.errors import Interrupted, InvalidOption, KeyInText
 from deepseek_magic.jobs import Forecast, Progress
 from deepseek_magic.limits import Cap
+from deepseek_magic.prices import band
 from deepseek_magic.shares import Lent, Part, Shares
 from harness.environment import LEFT_OUT
 
@@ -71,6 +73,11 @@ def rows(number: int, distinct: int | None = None) -> pd.DataFrame:
 
 def parts(frame: Any, number: int) -> Any:
     return dd.from_pandas(frame, npartitions=number, sort=False)
+
+
+def at_this_hour(peak: str) -> Decimal:
+    """Give what *peak* is in the prices of this hour."""
+    return Decimal(peak) / (1 if band(datetime.now(UTC)) == "peak" else 2)
 
 
 def refusals(api: Sandbox) -> int:
@@ -268,20 +275,20 @@ def test_a_budget_is_spent_and_not_passed(client: Any, open_session: Open, ledge
 def test_a_limit_for_the_day_holds_for_all(client: Any, open_session: Open, ledger: str) -> None:
     """All partitions together stay within what is left for the day."""
     with Sandbox(latency=0.02) as api:
-        session = open_session(api, ledger=ledger, day_limit="0.0025")
+        session = open_session(api, ledger=ledger, day_limit=at_this_hour("0.0025"))
 
         with pytest.raises(OverLimit) as caught:
             session.map(parts(rows(100), 3), "Label: {{text}}", concurrency=16, **SETTINGS)
 
         assert caught.value.partial["cost"].sum() == api.billed
-        assert Decimal("0.001") < api.billed <= Decimal("0.0025")
+        assert at_this_hour("0.0005") < api.billed <= at_this_hour("0.0025")
 
 
 def test_money_that_ends_is_told_once_and_nothing_is_lost(
     client: Any, open_session: Open, ledger: str
 ) -> None:
     """The first refusal ends it for all; what was paid is there, and is not paid again."""
-    with Sandbox(balance="0.002", currency="CNY", latency=0.04) as api:
+    with Sandbox(balance=at_this_hour("0.002"), currency="CNY", latency=0.04) as api:
         session, data = open_session(api, ledger=ledger), parts(rows(90), 3)
 
         with pytest.raises(InsufficientBalance, match=r"of 90 rows have their answer") as caught:

@@ -633,9 +633,12 @@ def test_a_later_kernel_when_the_clock_is_set_back(
 
     assert session.last_balance is not None
     assert session.last_balance.effective == 2
-    session.ask(QUESTION, think="off")
+    answer = session.ask(QUESTION, think="off")
     session.balance()
-    assert session.last_balance.effective == api.balance
+    assert answer.cost is not None
+    assert session.last_balance.effective is not None
+    # A reading on its way while the question was billed may count it twice for a while.
+    assert 0 <= api.balance - session.last_balance.effective <= answer.cost
 
 
 def test_want_of_money_when_the_clock_is_set_back(
