@@ -635,10 +635,10 @@ def test_a_later_kernel_when_the_clock_is_set_back(
     assert session.last_balance.effective == 2
     answer = session.ask(QUESTION, think="off")
     session.balance()
-    assert answer.cost is not None
     assert session.last_balance.effective is not None
     # A reading on its way while the question was billed may count it twice for a while.
-    assert 0 <= api.balance - session.last_balance.effective <= answer.cost
+    missing = api.balance - session.last_balance.effective
+    assert 0 <= missing <= (answer.cost or 0)  # 400 days ago there was no price
 
 
 def test_want_of_money_when_the_clock_is_set_back(
