@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from . import frames, schemas, templates
+from .clearance import Terms
 from .crowd import Job
 from .elements import money
 from .errors import (
@@ -24,7 +25,6 @@ from .survey import Questions, forecast, survey
 from .wire import Answer
 
 if TYPE_CHECKING:
-    from .clearance import Terms
     from .jobs import Forecast, Progress
     from .survey import Asker
 
@@ -89,6 +89,14 @@ def forecast_of(asker: Asker, asking: Asking, terms: Terms) -> Forecast:
     questions = _questions(asking)
     frames.new_columns(questions.data, _columns(asking, questions))
     return forecast(asker, survey(asker, questions, fresh=asking.fresh), terms)
+
+
+def known_rows(asker: Asker, asking: Asking) -> Any:
+    """Give the frame that `ask_rows` would, with the answers of earlier alone; sends nothing."""
+    questions = _questions(asking)
+    job = Job(asker, survey(asker, questions, fresh=asking.fresh), Terms())
+    job.settle()
+    return _frame(questions, asking, job)
 
 
 def _questions(asking: Asking) -> Questions:

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from . import frames, partition, preflight, templates
-from .batch import Asking, ask_rows, forecast_of
+from .batch import Asking, ask_rows, forecast_of, known_rows
 from .crowd import MOST, OTHERS
 from .entries import Asked, Outcome
 from .errors import (
@@ -54,7 +54,7 @@ from .errors import (
 )
 from .jobs import Forecast, Progress
 from .limits import Cap
-from .partition import Inbox, Plan, Result, Rows, Sealed, ask_partition
+from .partition import Inbox, Plan, Result, Rows, Sealed, as_put_in, ask_partition, is_left
 from .prices import price_list
 from .progress import bar
 from .records import answer_of
@@ -228,6 +228,8 @@ class _Here:
                 error = ended
             if error is not None and rows is not None:
                 rows.result(_why(error), None)
+        if error is not None:
+            _add_known(self._asker, self._asking, results)
         return _together(results, error, self._sum.total(0, self._asker.currency))
 
     def _part(self, number: int, rows: Rows, told: Callable[[Progress], object] | None) -> None:
@@ -255,7 +257,7 @@ class _Cluster:
     def __init__(
         self, asker: Asker, asking: Asking, terms: Terms, make: Callable[..., Any], client: Any
     ) -> None:
-        self._asker, self._client = asker, client
+        self._asker, self._asking, self._client = asker, asking, client
         self._data = cast("Any", asking.data)
         self._name = f"deepseek_{secrets.token_hex(NAMED)}"
         self._inbox = Inbox(self._name, client)
@@ -307,7 +309,10 @@ class _Cluster:
             self._asker.with_facts(error, Answer())
         if error is None and self._interrupts:
             error = KeyboardInterrupt()
-        return _together(ended.result(), error, self._progress)
+        results = ended.result()
+        if error is not None:
+            _add_known(self._asker, self._asking, results)
+        return _together(results, error, self._progress)
 
     @property
     def _progress(self) -> Progress:
@@ -613,6 +618,20 @@ class _Sum:
             note=next((now.note for now in reversed(turns) if now.note), ""),
             **counts,
         )
+
+
+def _add_known(asker: Asker, asking: Asking, found: list[Result]) -> None:
+    """Give rows that their partition has not come to the answers they had earlier."""
+    for one in () if asking.fresh else found:
+        places = [place for place, said in enumerate(one.columns["error"]) if is_left(said)]
+        if not places:
+            continue
+        with suppress(DeepSeekError):  # what there is without them is told all the same
+            known = known_rows(asker, replace(asking, data=one.rows.iloc[places]))
+            has = [not is_left(said) for said in known["error"].tolist()]
+            for name, column in one.columns.items():
+                for place, value, taken in zip(places, known[name].tolist(), has, strict=True):
+                    column[place] = as_put_in(value) if taken else column[place]
 
 
 def _together(found: list[Result], error: BaseException | None, progress: Progress) -> Any:

@@ -146,6 +146,8 @@ class Job:
         )
         self._error: DeepSeekError | None = None
         self._todo: Iterator[_Row] = iter(())
+        self._walk: Iterator[_Row] | None = None
+        self._settled = 0  # rows answered earlier that have their answer
         self._ready: deque[_Row] = deque()
         self._again: list[_Row] = []
         self._ended: list[_Done] = []
@@ -182,10 +184,17 @@ class Job:
             self._end(error)
             raise
         finally:
+            if self._ends:
+                self._settle_kept()
             self.tally.share(self._error, stopped=self._stops > 0)
             self._tell(told)
             self._asker.tell()
             self._asker.refresh()
+
+    def settle(self) -> None:
+        """Ask nothing, and give the rows that were answered earlier their answers."""
+        self._settle_kept()
+        self.tally.share(None, stopped=True)
 
     def _run(self, told: Callable[[Progress], object] | None) -> None:
         ended: Future[None] = Future()
@@ -251,7 +260,7 @@ class Job:
         known = self._asker.purse.known
         careful = known is not None and known.effective == 0
         self._pace = Pace(self._most(), time.monotonic(), careful=careful)
-        self._todo = self._rows()
+        self._todo = self._walk = self._rows()
         client = AsyncClient(self._asker.client, idle=self._asker.timeout)
         try:
             while await self._tick_on(client):
@@ -364,7 +373,16 @@ class Job:
                 yield row
             else:
                 self._found.kept.add(row.name)
+                self._settled += 1
                 self.tally.kept(row.number, value)
+
+    def _settle_kept(self) -> None:
+        """Settle the rows answered earlier that a job which ends early has not come to."""
+        if self._settled >= len(self._found.kept):
+            return
+        with suppress(DeepSeekError, KeyboardInterrupt):  # data that has changed, impatience
+            for _ in self._walk or self._rows():
+                pass
 
     def _unanswered(self, rows: list[_Row]) -> list[_Row]:
         """Leave out rows that another kernel has asked meanwhile, if one writes to the ledger."""

@@ -248,21 +248,23 @@ class Rows:
         """Take the answers in *frame* for the rows at *places*."""
         for name in self.names:
             for place, value in zip(places, frame[name].tolist(), strict=True):
-                self.values[name][place] = _value(value)
-        self.left -= {place for place in places if not self._is_left(place)}
-
-    def _is_left(self, place: int) -> bool:
-        return str(self.values["error"][place] or "").startswith(NOT_ASKED)
+                self.values[name][place] = as_put_in(value)
+        self.left -= {place for place in places if not is_left(self.values["error"][place])}
 
     def result(self, why: str, error: BaseException | None) -> Result:
         """Give what there is; rows that nobody has asked about say *why*."""
         for place in self.left:
-            if not self._is_left(place):
+            if not is_left(self.values["error"][place]):
                 self.values["error"][place] = f"{NOT_ASKED}as {why}. Run again for this row."
         return Result(self.data.frame({}), self.values, error)
 
 
-def _value(value: Any) -> Any:
+def is_left(error: object) -> bool:
+    """Tell by the *error* of a row whether it was not asked."""
+    return str(error or "").startswith(NOT_ASKED)
+
+
+def as_put_in(value: Any) -> Any:
     """Give a value of a frame as it was put in."""
     if value is None or type(value).__name__ == "NAType":
         return None

@@ -313,6 +313,25 @@ def test_money_that_ends_is_told_once_and_nothing_is_lost(
         assert session.usage()["cost"].sum() == api.billed
 
 
+def test_what_was_paid_earlier_is_in_what_there_is(
+    client: Any, open_session: Open, ledger: str
+) -> None:
+    """Where the money is gone, rows answered earlier have their answers in every partition."""
+    with Sandbox(latency=0.02) as api:
+        session, data = open_session(api, ledger=ledger), rows(60)
+        first = session.map(parts(data.iloc[::5], 2), "Label: {{text}}", **SETTINGS)
+        api.balance = Decimal(0)
+        session.balance()
+
+        with pytest.raises(InsufficientBalance) as caught:
+            session.map(parts(data, 4), "Label: {{text}}", **SETTINGS)
+
+        partial = caught.value.partial
+        assert first["answer"].notna().all()
+        assert list(partial["answer"][::5]) == list(first["answer"])
+        assert partial["answer"].notna().sum() == 12
+
+
 def test_the_progress_is_the_sum_of_all(client: Any, open_session: Open) -> None:
     """`progress` is called in the caller's thread with how far all partitions are together."""
     with Sandbox(latency=0.1) as api:

@@ -563,6 +563,29 @@ def test_the_money_ends(session: Session, api: Sandbox) -> None:
     assert_paired(frame)
 
 
+@pytest.mark.parametrize("left", ["0.003", "0"])
+@pytest.mark.parametrize("keep", ["all", "figures"])
+def test_what_was_paid_earlier_is_in_what_there_is(
+    api: Sandbox, open_session: Callable[..., Session], keep: str, left: str
+) -> None:
+    """Wherever the money ends, rows answered earlier have their answers, and cost nothing."""
+    session = open_session(api, keep=keep)
+    first = session.map(rows(8), TOLD, **PLAIN)
+    api.balance = Decimal(left)
+    api.change(latency=0.01)
+    session.balance()
+
+    with pytest.raises(InsufficientBalance) as caught:
+        session.map(rows(100), TOLD, **PLAIN, concurrency=2)
+
+    partial = caught.value.partial
+    assert list(partial["answer"][:8]) == list(first["answer"])
+    assert set(partial["cost"][:8]) == {Decimal(0)}
+    assert f"{partial['answer'].notna().sum()} of 100 rows" in str(caught.value)
+    assert caught.value.progress is not None
+    assert caught.value.progress.kept == 8
+
+
 def test_no_money_at_all(session: Session, api: Sandbox) -> None:
     """An account that is known to be empty is tried with one request, or with none."""
     api.balance = Decimal(0)
