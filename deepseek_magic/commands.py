@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from .elements import Shown
+    from .last_error import Failure
     from .ledger import Pending
     from .workspace import Workspace
 
@@ -29,6 +30,7 @@ SUBCOMMANDS = {
     "balance": "show what is left; it follows every query",
     "usage": "[--by day,model,notebook,cell] [--days N] add up what was spent, or --notebook FILE",
     "answers": "[N] list the newest answers that are kept, or show one again for nothing",
+    "fix": "[options of %%deepseek] ask why the last cell failed; --code adds the corrected cell",
     "pending": "show the cells that wait for money (forget N or all: let them go)",
     "rerun": "[N or all] ask again, or run again, the cells that wait for money",
     "wait": "[MINUTES] block until there is money on the account",
@@ -82,6 +84,9 @@ class Host(Protocol):
 
     def ask(self, line: str, text: str, row: Pending | None = None) -> None:
         """Ask the question of a cell."""
+
+    def last_failure(self) -> Failure | None:
+        """Give how a cell failed last."""
 
     def traits(self, *, config: bool) -> Mapping[str, Any]:
         """Give the settings."""
@@ -153,6 +158,19 @@ class Commands:
                 "none of it. Nothing was sent. The list: %deepseek answers"
             )
         workspace.show_kept(known[rest[0]])
+
+    def do_fix(self, *rest: str) -> None:
+        """Ask why the last cell failed, with its text and a bounded traceback, keys taken out."""
+        from .last_error import question_of
+
+        failure = self._host.last_failure()
+        if failure is None:
+            raise InvalidOption(
+                "No cell has failed in this kernel. Nothing was sent. To ask something else: "
+                "%%deepseek"
+            )
+        own = self._host.workspace.session.client.key
+        self._host.ask(f"--raw {shlex.join(rest)}", question_of(failure, own))
 
     def do_pending(self, *rest: str) -> None:
         """Show the cells that wait for money, or let some of them go."""

@@ -7,6 +7,7 @@ The settings are traits of the magics class. What a subcommand does is told in
 from __future__ import annotations
 
 import logging
+import sys
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, SimpleMatcherResult
     from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult, InteractiveShell
 
+    from .last_error import Failure
     from .ledger import Pending
     from .options import Options
     from .schemas import Schema
@@ -108,6 +110,11 @@ class DeepSeekMagics(Magics):
     off_peak = Bool(False, help="Waits for the cheaper hours before each question.").tag(
         config=True
     )
+    cache = Bool(
+        False,
+        help="Shows answers that the very same questions had before, from the ledger and for "
+        "nothing.",
+    ).tag(config=True)
     prices = Dict(
         help="Your own prices per million tokens, stronger than the published ones: by model and "
         "currency, such as {'my-model': {'CNY': '0.02 1 4'}} (cached input, input, output)."
@@ -128,6 +135,7 @@ class DeepSeekMagics(Magics):
         super().__init__(shell, **settings)
         self._workspace: Workspace | None = None
         self._succeeded: set[str] = set()
+        self._failure: Failure | None = None
 
     @property
     def workspace(self) -> Workspace:
@@ -180,6 +188,7 @@ class DeepSeekMagics(Magics):
         """Look at how a cell ended (`post_run_cell`); what fails here hurts no cell."""
         error = result.error_in_exec
         try:
+            self._note_failure(result, error or result.error_before_exec)
             if result.success and self._workspace is not None:
                 self._workspace.notices.ran(result)
             elif result.success:
@@ -193,6 +202,23 @@ class DeepSeekMagics(Magics):
                     self.workspace.notices.guard(result, error)
         except Exception:
             LOG.exception("the end of a cell was not looked at")
+
+    def _note_failure(self, result: ExecutionResult, error: BaseException | None) -> None:
+        """Keep the text of what has failed, for `%deepseek fix`; our own errors tell the way."""
+        if error is not None:
+            from .last_error import failure_of
+
+            source = getattr(result.info, "raw_cell", None) or ""
+            self._failure = failure_of(source, error) or self._failure
+
+    def last_failure(self) -> Failure | None:
+        """Give how a cell failed last; one of before the extension was loaded counts too."""
+        from .last_error import failure_of, source_of
+
+        error = getattr(sys, "last_value", None)
+        if self._failure is None and error is not None and (source := source_of(error)):
+            return failure_of(source, error)
+        return self._failure
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -246,8 +272,9 @@ class DeepSeekMagics(Magics):
     ) -> None:
         schema = self._schema(options)
         request = self.request(options, text, schema)
+        cache = (options.cache or self.cache) and not options.fresh
         if options.dry_run:
-            self.workspace.preview(request, **terms)
+            self.workspace.preview(request, cache=cache, **terms)
             return
         answer = self.workspace.ask(
             request,
@@ -255,10 +282,14 @@ class DeepSeekMagics(Magics):
             on_empty=_first(options.on_empty, self.on_empty),
             row=row,
             read=None if schema is None else schema.object,
+            cache=cache,
+            fresh=options.fresh,
             **terms,
         )
         value: Any = answer.json() if options.json and schema is None else answer
         self._bind(options, value if schema is None else schema.object(answer.text))
+        if options.code:
+            self.workspace.place_code(answer)
 
     def _ask_rows(
         self, options: Options, line: str, text: str, terms: dict[str, Any], row: Pending | None

@@ -42,6 +42,8 @@ class Options:
     out: str | None = None
     json: bool = False
     schema: str | None = None
+    code: bool = False
+    cache: bool = False
     raw: bool = False
     each: str | None = None
     column: str | None = None
@@ -162,6 +164,27 @@ class _Option:
 _EXAMPLES = {"--each": "df", "--schema": "Label"}
 _EMPTY_CHOICES: tuple[OnEmpty, ...] = ("notice", "wait", "raise")
 _MOST_STOPS = 16
+_NO_CODE = "--code goes not with {}, whose answer is no text with code in it."
+_CLASHES = (
+    ({"fresh", "cache"}, "--fresh asks anew and --cache does not: one of them can be given."),
+    *(({"code", name}, _NO_CODE.format(f"--{name}")) for name in ("each", "json", "schema")),
+    (
+        {"each", "cache"},
+        "--each takes rows answered earlier from the ledger by itself; leave --cache out.",
+    ),
+    (
+        {"each", "raw"},
+        (
+            "--raw with --each would ask the same of every row. Leave --raw out; two braces as "
+            "they stand: {{'{{'}}."
+        ),
+    ),
+    (
+        {"each", "column", "schema"},
+        "--column goes not with --schema, which makes a column for each field instead.",
+    ),
+)
+"""Options that do not go together, and why."""
 
 _OPTIONS = (
     _Option(
@@ -240,6 +263,17 @@ _OPTIONS = (
         "MODEL",
         _expression,
     ),
+    _Option(
+        ("--code",),
+        "code",
+        "Puts the first block of code of the answer into a new cell below, and never runs it.",
+    ),
+    _Option(
+        ("--cache",),
+        "cache",
+        "Shows an answer that the very same question had before, from the ledger and for nothing; "
+        "asks where there is none.",
+    ),
     _Option(("--raw",), "raw", "Sends the cell as it stands, with every {{ }} in it."),
     _Option(
         ("--each",),
@@ -279,8 +313,8 @@ _OPTIONS = (
     _Option(
         ("--fresh",),
         "fresh",
-        "Asks anew, and pays anew, also for rows that were answered earlier.",
-        each_only=True,
+        "Asks anew, and pays anew, also for what was answered earlier: rows of --each, and "
+        "questions of a notebook that is set to --cache.",
     ),
     _Option(
         ("--on-empty",),
@@ -352,19 +386,9 @@ def _clash(values: dict[str, Any]) -> str | None:
     """Say which options do not go together."""
     if "each" not in values:
         alone = next((one for one in _OPTIONS if one.each_only and one.field in values), None)
-        return (
-            f"{alone.name} goes only with --each DATA, which asks about each row."
-            if alone
-            else None
-        )
-    if "raw" in values:
-        return (
-            "--raw with --each would ask the same of every row. Leave --raw out; two braces as "
-            "they stand: {{'{{'}}."
-        )
-    if "column" in values and "schema" in values:
-        return "--column goes not with --schema, which makes a column for each field instead."
-    return None
+        if alone is not None:
+            return f"{alone.name} goes only with --each DATA, which asks about each row."
+    return next((why for fields, why in _CLASHES if fields <= values.keys()), None)
 
 
 # Quoted text and escaped characters, or a backslash that `shlex` would drop from an unquoted \n.
@@ -472,6 +496,9 @@ Examples
 
   %%deepseek --json -t off -o people -s "You read names out of letters."
   Give {"names": [...]} as JSON for this letter: {{letters[0]}}
+
+  %%deepseek --code --cache
+  Write a function that draws the columns of this table. {{df}}
 
 The account is looked after by the line magic: %deepseek -h
 """

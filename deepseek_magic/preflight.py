@@ -29,6 +29,8 @@ LIKE_A_KEY = re.compile(
     r")|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 
+KEY_REMOVED = "[key removed]"
+
 
 def request_of(prompt: object, **settings: Any) -> Request:
     """Put a prompt and its settings together into a request, as `wire.question` does.
@@ -103,6 +105,14 @@ def like_a_key(text: str, own: Key | None = None) -> bool:
     """Tell whether *text* holds something like a key, or the session's *own*."""
     secret = own.reveal() if own else ""
     return LIKE_A_KEY.search(text) is not None or (len(secret) >= 8 and secret in text)
+
+
+def without_keys(text: str, own: Key | None = None) -> str:
+    """Give *text* with "[key removed]" for whatever `like_a_key` would find in it."""
+    secret = own.reveal() if own else ""
+    if len(secret) >= 8:
+        text = text.replace(secret, KEY_REMOVED)
+    return LIKE_A_KEY.sub(KEY_REMOVED, text)
 
 
 def _texts(request: Request) -> Iterator[str]:

@@ -196,6 +196,10 @@ def quiet_line(
     names an account that is not the real one, *band* the hours of the price, and
     *ending* why this is no whole answer.
     """
+    if answer.asked is not None:
+        at = f"asked {answer.asked.astimezone():%Y-%m-%d %H:%M}"
+        model = one_line(answer.model or "unknown model", 60)
+        return f"{model} · {at} · from the ledger, nothing was sent now"
     parts = [
         ending,
         one_line(answer.model or "unknown model", 60),

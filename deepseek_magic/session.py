@@ -178,6 +178,7 @@ class Session:
         budget: object = None,
         anyway: bool = False,
         off_peak: bool = False,
+        cache: bool = False,
         **settings: Any,
     ) -> Generator[Answer]:
         """Ask *prompt* and give the growing answer; the last one has its cost.
@@ -190,15 +191,45 @@ class Session:
         shares with others; without `max_tokens` it sets one. A question that the
         limits or the balance do not cover raises `OverLimit` or
         `InsufficientBalance` before anything is sent, unless *anyway*. With
-        *off_peak* it waits for the cheaper hours. Closing the generator closes the
-        connection; what was received until then is recorded.
+        *off_peak* it waits for the cheaper hours. With *cache* a question that has
+        its answer in the ledger gets that one, for nothing. Closing the generator
+        closes the connection; what was received until then is recorded.
         """
         request = self._request(prompt, settings)
         terms = Terms(_cap(budget), anyway)
         client = self.client
         if refusal := preflight.refusal(request, client.key):
             raise refusal
+        if cache:
+            return self._cached_or(
+                request, self._answers(client, request, cell, terms, off_peak=off_peak)
+            )
         return self._answers(client, request, cell, terms, off_peak=off_peak)
+
+    def _cached_or(self, request: Request, asking: Generator[Answer]) -> Generator[Answer]:
+        """Give the answer that is known already, else that of *asking*, and keep it."""
+        if (known := self.cached(request)) is not None:
+            yield known
+            return
+        answer = Answer()
+        for answer in asking:
+            yield answer
+        if answer.finish_reason == "stop" and self.ledger.keep != "all":
+            self.answered[name_of(request)] = answer
+
+    def cached(self, request: Request) -> Answer | None:
+        """Give the newest whole answer to the same question, which costs nothing; None without one.
+
+        The same is what all that shapes an answer is the same of. Where the ledger
+        keeps no texts, it is an answer of this session that was asked with `cache`.
+        """
+        name = name_of(request)
+        found = self.ledger.answers_to(self.account, [name], request.max_tokens).get(name)
+        answer = self.answered.get(name) if found is None else answer_of(found)
+        if answer is None:
+            return None
+        at = answer.asked or (self.now() if found is None else found["sent"])
+        return replace(answer, asked=at, cost=Decimal(0), cost_range=None, seconds=None, note="")
 
     def _request(self, prompt: str | Request, settings: dict[str, Any]) -> Request:
         if isinstance(prompt, Request):

@@ -23,6 +23,8 @@ from decimal import (
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, Self, get_args
 
+from .code_blocks import first_code
+
 Role = Literal["system", "user", "assistant"]
 Think = Literal["off", "low", "high", "max"]
 State = Literal["fine", "low", "empty", "unavailable", "unknown"]
@@ -291,7 +293,8 @@ class Answer:
     are not known. *cost_range* then says between which bounds it lies, where that
     is known. *seconds* count from the sending of the request. *note* says what is
     waited for before the question is sent again, or, of a whole answer, what its
-    reader has to know of its cost; else "".
+    reader has to know of its cost; else "". *asked* is when an answer was asked that
+    comes from the ledger and cost nothing now; None of one that was asked just now.
     """
 
     text: str = ""
@@ -304,6 +307,7 @@ class Answer:
     currency: str | None = None
     seconds: float | None = None
     note: str = ""
+    asked: datetime | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -322,6 +326,12 @@ class Answer:
             usage=self.usage if piece.usage in (None, Usage()) else piece.usage,
             finish_reason=piece.finish_reason or self.finish_reason,
         )
+
+    @property
+    def code(self) -> str | None:
+        """The first block of code in the text, as the text of a cell; None without one."""
+        block = first_code(self.text)
+        return None if block is None else block.as_cell()
 
     def json(self) -> Any:
         """Parse the text as JSON; a `ValueError` says where it is not.

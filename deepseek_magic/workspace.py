@@ -119,6 +119,8 @@ class Workspace:
         off_peak: bool = False,
         row: Pending | None = None,
         read: Callable[[str], object] | None = None,
+        cache: bool = False,
+        fresh: bool = False,
     ) -> Answer:
         """Send *request* and show the answer in the cell that is running.
 
@@ -129,20 +131,21 @@ class Workspace:
         tries together, and *anyway* are those of `Session.stream`; with *off_peak* the
         cell waits for the cheaper hours. *read* takes the whole answer, and raises where
         it is not usable. An answer that was paid for while no page showed it is shown,
-        and not bought again.
+        and not bought again, unless *fresh*; with *cache* one of any earlier time.
         """
         if refusal := preflight.refusal(request, self.session.client.key):
             raise refusal
         asking = self._asking(request, text, on_empty, budget, row, anyway=anyway)
         cell, place = asking.cell, asking.place
         page = cell.session if cell else ""
-        if (answer := self.notices.pending.unread(place, request, page)) is not None:
+        answer = None if fresh else self.notices.pending.unread(place, request, page)
+        if answer is not None:
             return self._show_unread(answer, asking, request)
         while True:
-            if off_peak:
+            if off_peak and not (cache and self.session.cached(request)):
                 self.waits.off_peak(asking)
             try:
-                answer = self._show(self._view(cell), asking, request, read)
+                answer = self._show(self._view(cell), asking, request, read, cache=cache)
                 break
             except OutOfMoney as error:
                 empty = error
@@ -233,6 +236,7 @@ class Workspace:
         budget: object = None,
         anyway: bool = False,
         off_peak: bool = False,
+        cache: bool = False,
     ) -> None:
         """Show what *request* would cost and what the checks would say; send nothing of it."""
         from . import dry_run
@@ -241,6 +245,9 @@ class Workspace:
         self._set_up(session)
         remarks = list(self._would_wait(at)) if off_peak else []
         try:
+            if cache and (known := session.cached(request)) is not None and known.asked:
+                when = f"{known.asked.astimezone():%Y-%m-%d %H:%M}"
+                remarks.append(f"It was answered at {when}: --cache shows that, for nothing.")
             preview = session.preview(request, budget=_cap(budget))
         except NoKey:
             estimates = self._estimates(request)
@@ -303,13 +310,23 @@ class Workspace:
         self.notices.pending.shown(asking.place, request)
         return answer
 
+    def place_code(self, answer: Answer) -> None:
+        """Put the first code of *answer* into a new cell below, or say why not; never run it."""
+        cell = current_cell(self.shell)
+        if answer.code is None:
+            print("There is no block of code in the answer; no cell was added.")
+        elif cell is not None and (cell.replayed or not cell.attended):
+            print("The code stands in the answer above; this run can add no cell to the page.")
+        else:
+            self.shell.set_next_input(answer.code)
+
     def show_kept(self, row: Mapping[str, Any]) -> None:
         """Show the answer of an entry of the ledger once more."""
         answer = answer_of(row)
         asked = f"{row['sent'].astimezone():%Y-%m-%d %H:%M}"
         line = f"{render.quiet_line(answer, None)} · asked {asked}; nothing was sent now"
         ending = "done" if row["state"] == "done" else str(row["state"])
-        stamp = {**_stamp(answer, ending, None), "again": True}  # it counts where it was asked
+        stamp = {**_stamp(answer, ending, None), "again": True}
         self._view(current_cell(self.shell)).end(answer, line, stamp)
 
     def _show(
@@ -318,12 +335,18 @@ class Workspace:
         asking: Asking,
         request: Request,
         read: Callable[[str], object] | None,
+        *,
+        cache: bool,
     ) -> Answer:
         answer = Answer(model=request.model)
         self.session.take_last()
         try:
             asked = self.session.stream(
-                request, cell=asking.place.cell, budget=asking.cap, anyway=asking.anyway
+                request,
+                cell=asking.place.cell,
+                budget=asking.cap,
+                anyway=asking.anyway,
+                cache=cache,
             )
             with closing(asked) as answers:
                 for answer in answers:  # the last one is shown for good
@@ -505,4 +528,5 @@ def _stamp(answer: Answer, ending: str, band: str | None) -> dict[str, Any]:
         "tokens": {name: number for name, number in counts.items() if number is not None} or None,
         "finish_reason": answer.finish_reason,
         "ending": ending,
+        **({} if answer.asked is None else {"again": True}),  # it counts where it was asked
     }

@@ -114,6 +114,14 @@ def api() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
+def account(api: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """Give the simulated account to whatever looks at the environment."""
+    monkeypatch.setenv("DEEPSEEK_API_KEY", api.api_key)
+    monkeypatch.setenv("DEEPSEEK_BASE_URL", api.base_url)
+    return api
+
+
+@pytest.fixture
 def session(api: Sandbox) -> Iterator[Session]:
     """Give a session on the simulated account, its ledger in memory."""
     from deepseek_magic.session import Session
@@ -154,6 +162,20 @@ def shell(bare_shell: Any) -> Iterator[Any]:
     assert told is None, f"the extension did not load: {told}"
     yield bare_shell
     bare_shell.extension_manager.unload_extension("deepseek_magic")
+
+
+@pytest.fixture
+def run_cell(
+    account: Sandbox, shell: Any, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], tuple[BaseException | None, str]]:
+    """Give a function that runs a cell on the simulated account: its error, and what it shows."""
+
+    def run_one(source: str) -> tuple[BaseException | None, str]:
+        capsys.readouterr()
+        result = shell.run_cell(source)
+        return result.error_in_exec or result.error_before_exec, "".join(capsys.readouterr())
+
+    return run_one
 
 
 @pytest.fixture

@@ -36,14 +36,6 @@ Run = Callable[[str], Ran]
 
 
 @pytest.fixture
-def account(api: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """Give the simulated account to whatever looks at the environment."""
-    monkeypatch.setenv("DEEPSEEK_API_KEY", api.api_key)
-    monkeypatch.setenv("DEEPSEEK_BASE_URL", api.base_url)
-    return api
-
-
-@pytest.fixture
 def run(account: Sandbox, shell: Any, capsys: pytest.CaptureFixture[str]) -> Run:
     """Give a function that runs a cell in a shell with 30 rows in `df`."""
     shell.user_ns["df"] = pd.DataFrame({"text": [f"item {n}" for n in range(30)]})

@@ -41,14 +41,6 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 LIKE_A_KEY = "sk-0123456789abcdef0123456789abcdef"
 
 
-@pytest.fixture
-def account(api: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """Give the simulated account to whatever looks at the environment."""
-    monkeypatch.setenv("DEEPSEEK_API_KEY", api.api_key)
-    monkeypatch.setenv("DEEPSEEK_BASE_URL", api.base_url)
-    return api
-
-
 def entries() -> list[dict[str, Any]]:
     with closing(Ledger(ledger_path())) as ledger:
         return ledger.entries()

@@ -19,6 +19,7 @@ PACKAGE = Path(deepseek_magic.__file__).parent
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 LAYERS = (
+    ("code_blocks",),
     (
         *("errors", "wire", "store", "schema", "processes", "evidence", "markdown", "tokens"),
         *("jobs", "pace", "connections", "sandbox", "sandbox_*"),
@@ -28,7 +29,10 @@ LAYERS = (
         *("describe", "home", "stamps", "frames", "schemas"),
     ),
     ("ledger", "client", "preflight", "placeholders", "estimate", "outlook", "reconcile"),
-    ("purse", "tables", "limits", "records", "chart", "async_client", "templates"),
+    (
+        *("purse", "tables", "limits", "records", "chart", "async_client", "templates"),
+        "last_error",
+    ),
     ("clearance", "books", "progress", "shares"),
     ("survey",),
     ("tally",),
@@ -51,7 +55,7 @@ LAYERS = (
     ("magics",),
     ("__init__",),
 )
-FIRST_WITH_A_NOTEBOOK = 14
+FIRST_WITH_A_NOTEBOOK = 15
 NOTEBOOK = {"IPython", "ipywidgets", "traitlets", "ipykernel", "jupyter_client"}
 API_LIBRARIES = {"openai", "httpx", "httpx2"}
 LATE = {

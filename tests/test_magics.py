@@ -60,14 +60,6 @@ class Ran:
 Run = Callable[[str], Ran]
 
 
-@pytest.fixture
-def account(api: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """Give the simulated account to whatever looks at the environment."""
-    monkeypatch.setenv("DEEPSEEK_API_KEY", api.api_key)
-    monkeypatch.setenv("DEEPSEEK_BASE_URL", api.base_url)
-    return api
-
-
 def runner(shell: Any, capsys: pytest.CaptureFixture[str]) -> Run:
     def run(source: str) -> Ran:
         capsys.readouterr()

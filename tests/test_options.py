@@ -87,7 +87,9 @@ def test_a_right_line_becomes_its_options(line: str, options: Options) -> None:
         ("--column label", "--column goes only with --each DATA"),
         ("--limit 5", "--limit goes only with --each DATA"),
         ("--concurrency 5", "--concurrency goes only with --each DATA"),
-        ("--fresh -m pro", "--fresh goes only with --each DATA"),
+        ("--fresh --cache", "--fresh asks anew and --cache does not"),
+        ("--each df --cache", "leave --cache out"),
+        ("--code --json", "--code goes not with --json"),
         ("--each df --raw", "--raw with --each would ask the same of every row"),
         ("--each df --schema Label --column x", "--column goes not with --schema"),
         ("--each ''", "--each needs a value, and not an empty one: --each df."),
@@ -236,10 +238,11 @@ def test_the_examples_of_the_help_are_right() -> None:
 
     options = [parse(line) for line in lines]
 
-    assert len(options) == 5
+    assert len(options) == 6
     assert options[2].each == "reviews"
     assert options[3].dry_run
     assert options[4].json
+    assert options[5].code
 
 
 @pytest.mark.parametrize(
@@ -271,7 +274,7 @@ def test_tab_after_a_dash_offers_all_options() -> None:
     offered = complete("%%deepseek -", "-")
 
     assert {"-m", "--model", "--help", "--stop"} <= set(offered)
-    assert len(offered) == len(set(offered)) == 27
+    assert len(offered) == len(set(offered)) == 29
 
 
 def test_reading_and_filling_in_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,14 +18,6 @@ TALE = "Once upon a time there was a **notebook** that remembered everything."
 
 
 @pytest.fixture
-def account(api: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """Give the simulated account to whatever looks at the environment."""
-    monkeypatch.setenv("DEEPSEEK_API_KEY", api.api_key)
-    monkeypatch.setenv("DEEPSEEK_BASE_URL", api.base_url)
-    return api
-
-
-@pytest.fixture
 def ipython(terminal: Callable[..., Terminal], account: Sandbox) -> Terminal:
     """Give IPython in a terminal with the extension in it."""
     started = terminal()
