@@ -1,9 +1,9 @@
-"""Run the tests on other versions: `python3 tests/matrix.py [ROW …] [--browser] [pytest arguments]`.
+"""Run the tests on other versions: `python3 tests/matrix.py [ROW …] [--browser]`.
 
 Each row is a Python with versions of IPython, ipykernel and openai, in an environment
 of its own, made at the first start. Together the rows have every pair of versions that
-a user may have. Without names all rows run, each to its end; the exit code is that of
-the first that failed, or 1 where a Python is not there.
+a user may have. Other arguments go to pytest. Without names all rows run, each to its
+end; the exit code is that of the first that failed, or 1 where a Python is not there.
 """
 
 from __future__ import annotations
@@ -61,8 +61,11 @@ def main() -> int:
     """Run the rows that were asked for, and say at the end how each has fared."""
     check_python()
     options, extra = _parser().parse_known_args()
-    rows = [row for row in ROWS if not options.rows or row.name in options.rows]
+    names = {row.name for row in ROWS}
+    wanted = names & set(options.words) or names
+    extra += [word for word in options.words if word not in names]
     marks = [] if options.browser else ["-m", "not browser"]
+    rows = [row for row in ROWS if row.name in wanted]
     ended = {row.name: _run(row, [*marks, *extra]) for row in rows}
     for name, code in ended.items():
         print(f"{name:<16} {'passed' if code == 0 else f'failed with exit code {code}'}")
@@ -75,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     names = [row.name for row in ROWS]
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of {', '.join(names)}")
+    parser.add_argument("words", nargs="*", metavar="ROW", help=f"one of {', '.join(names)}")
     parser.add_argument("--browser", action="store_true", help="run those in the browser, too")
     return parser
 
