@@ -3,7 +3,9 @@
     describe(value, bound=1000)
     ├── a string              as it stands, whatever its length
     ├── a frame or a series   shape, columns with type and missing count, the first rows
+    ├── what is not computed  a lazy frame of Polars or Dask: its columns
     ├── a NumPy array         type, shape, the first values
+    ├── a figure              Matplotlib's or Plotly's: titles, axes, what is drawn
     ├── bytes                 their number
     ├── dict, list, dataclass …   as JSON, with "… 12 more" where something is left out
     └── anything else         `str(value)`
@@ -24,6 +26,7 @@ from itertools import islice
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
+from .figures import figure_text
 from .tokens import by_character as tokens
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ def describe(value: object, *, bound: int) -> str:
         return title
     if _members(value) is not None:
         return _nested(value, bound)
-    return _cut(_text(value), bound)
+    return _cut(_lazy(value) or figure_text(value) or _text(value), bound)
 
 
 def _is(value: object, module: str, *names: str) -> bool:
@@ -266,7 +269,28 @@ def _table_of(value: Any) -> _Table | None:
         return _Table("Polars DataFrame", value.height, value.width, _polars_columns(value))
     if _is(value, "polars", "Series"):
         return _Table("Polars Series", len(value), None, iter([_polars_column(value)]))
+    return _arrow_table(value)
+
+
+def _arrow_table(value: Any) -> _Table | None:
+    if _is(value, "pyarrow", "Table", "RecordBatch"):
+        kind = f"Arrow {type(value).__name__}"
+        return _Table(kind, value.num_rows, value.num_columns, _arrow_columns(value))
+    if _is(value, "pyarrow", "Array", "ChunkedArray"):
+        return _Table("Arrow array", len(value), None, iter([_arrow_column("values", value)]))
     return None
+
+
+def _lazy(value: Any) -> str | None:
+    """Tell the columns of a frame that is not computed; nothing is computed for it."""
+    if _is(value, "polars", "LazyFrame"):
+        kind, types = "Polars LazyFrame", value.collect_schema()
+    elif _is(value, "dask.dataframe", "DataFrame"):
+        kind, types = f"Dask DataFrame in {value.npartitions:,} partitions", value.dtypes
+    else:
+        return None
+    lines = (f"- {_cell(_text(name), 60)}: {_short(_text(of), 80)}" for name, of in types.items())
+    return "\n".join([f"{kind}, {len(types):,} columns, rows not computed", *lines])
 
 
 def _pandas_columns(data: Any) -> Iterator[_Column]:
@@ -307,6 +331,18 @@ def _polars_column(series: Any) -> _Column:
         return list(series.head(count).to_list())
 
     return _Column(series.name or "values", _text(series.dtype), series.null_count(), head)
+
+
+def _arrow_columns(table: Any) -> Iterator[_Column]:
+    names = table.schema.names  # by position, as names may be met twice
+    return (_arrow_column(name, table.column(place)) for place, name in enumerate(names))
+
+
+def _arrow_column(name: str, array: Any) -> _Column:
+    def head(count: int) -> list[object]:
+        return list(array.slice(0, count).to_pylist())
+
+    return _Column(name or "values", _text(array.type), array.null_count, head)
 
 
 def _cell(value: object, chars: int) -> str:

@@ -482,3 +482,55 @@ def test_describing_loads_no_library() -> None:
     )
 
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# Arrow, and what is not computed
+
+
+def test_arrow() -> None:
+    """A table of Arrow reads as any other does; an array is a single column."""
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"city": ["Bonn", None], "people": [336_000, 12]})
+
+    assert describe(table, bound=1000) == (
+        "Arrow Table, 2 rows × 2 columns\n"
+        "- city: string, 1 missing\n"
+        "- people: int64\n"
+        "Rows as CSV:\n"
+        "city,people\n"
+        "Bonn,336000\n"
+        "NA,12"
+    )
+    assert describe(table.to_batches()[0], bound=1000).startswith("Arrow RecordBatch, 2 rows × 2 ")
+    assert describe(table["people"], bound=1000) == (
+        "Arrow array, 2 rows\n- values: int64\nRows as CSV:\nvalues\n336000\n12"
+    )
+
+
+def test_nothing_is_computed_to_be_told() -> None:
+    """A lazy frame tells its columns; its rows are not computed for that."""
+    polars = pytest.importorskip("polars")
+    asked = list[int]()
+
+    def slow(column: object) -> object:
+        asked.append(1)
+        return column
+
+    lazy = polars.LazyFrame({"n": [1, 2]}).with_columns(
+        polars.col("n").map_batches(slow, return_dtype=polars.Int64).alias("m")
+    )
+
+    told = describe(lazy, bound=1000)
+
+    assert told == "Polars LazyFrame, 2 columns, rows not computed\n- n: Int64\n- m: Int64"
+    assert not asked
+
+
+def test_a_frame_of_dask() -> None:
+    """A frame of Dask tells its columns and partitions."""
+    dask = pytest.importorskip("dask.dataframe")
+    frame = dask.from_pandas(pd.DataFrame({"n": [1, 2], "t": [0.5, 1.5]}), npartitions=2)
+
+    assert describe(frame, bound=1000) == (
+        "Dask DataFrame in 2 partitions, 2 columns, rows not computed\n- n: int64\n- t: float64"
+    )

@@ -21,7 +21,17 @@ FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 LAYERS = (
     ("code_blocks",),
     (
-        *("errors", "wire", "store", "schema", "processes", "evidence", "markdown", "tokens"),
+        *(
+            "figures",
+            "errors",
+            "wire",
+            "store",
+            "schema",
+            "processes",
+            "evidence",
+            "markdown",
+            "tokens",
+        ),
         *("jobs", "pace", "connections", "sandbox", "sandbox_*"),
     ),
     (
