@@ -435,7 +435,7 @@ def _open(path: str, busy_seconds: float, steps: Sequence[Step]) -> sqlite3.Conn
         Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     # What comes after `close` is written by the thread it comes from, under a lock.
-    db = sqlite3.connect(path, busy_seconds, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
     db.row_factory = sqlite3.Row
     try:
         _migrate(db, steps)
