@@ -39,6 +39,7 @@ class Options:
     top_p: float | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    image: tuple[str, ...] = ()
     out: str | None = None
     json: bool = False
     schema: str | None = None
@@ -153,13 +154,14 @@ class _Option:
     choices: tuple[str, ...] = ()
     is_text: bool = False
     each_only: bool = False
+    repeats: bool = False
 
     @property
     def name(self) -> str:
         return self.names[-1]
 
 
-_EXAMPLES = {"--each": "df", "--schema": "Label"}
+_EXAMPLES = {"--each": "df", "--schema": "Label", "--image": "fig"}
 _EMPTY_CHOICES: tuple[OnEmpty, ...] = ("notice", "wait", "raise")
 _MOST_STOPS = 16
 
@@ -219,6 +221,18 @@ _OPTIONS = (
         "TEXT",
         _stop,
         is_text=True,
+        repeats=True,
+    ),
+    _Option(
+        ("--image",),
+        "image",
+        "Sends a picture along: a figure, a PIL image, bytes, any expression of the notebook (in "
+        "quotes where it has blanks), a file (.png, .jpg, .webp, .gif) or an https address; the "
+        "option may be given several times. flash reads pictures, pro does not.",
+        "VALUE",
+        _expression,
+        is_text=True,
+        repeats=True,
     ),
     _Option(
         ("-o", "--out"),
@@ -337,10 +351,11 @@ def parse(line: str) -> Options:
         return Options(help=True)
     values: dict[str, Any] = {}
     for option, name, text in _given(words):
-        if option.field in values and option.field != "stop":
+        if option.field in values and not option.repeats:
             raise _refusal(f"{name} is given twice; it can be given once.")
         value = True if option.read is None else option.read(name, text)
-        values[option.field] = (*values.get("stop", ()), value) if name == "--stop" else value
+        before = values.get(option.field, ())
+        values[option.field] = (*before, value) if option.repeats else value
     if len(values.get("stop", ())) > _MOST_STOPS:
         raise _refusal(f"--stop is given {len(values['stop'])} times; the API takes {_MOST_STOPS}.")
     if (clash := _clash(values)) is not None:
@@ -361,6 +376,11 @@ def _clash(values: dict[str, Any]) -> str | None:
         return (
             "--raw with --each would ask the same of every row. Leave --raw out; two braces as "
             "they stand: {{'{{'}}."
+        )
+    if "image" in values:
+        return (
+            "--image goes not with --each: there is no picture per row yet. Ask in a loop: "
+            "[session.ask(question, images=[one]) for one in pictures]."
         )
     if "column" in values and "schema" in values:
         return "--column goes not with --schema, which makes a column for each field instead."
@@ -432,7 +452,8 @@ def _unknown(word: str, before: _Option | None) -> InvalidOption:
 
 
 def _quoted(option: _Option) -> str:
-    return "\"df[df.lang == 'de']\"" if option.field == "each" else '"be brief"'
+    examples = {"each": "\"df[df.lang == 'de']\"", "image": '"figures[0]"'}
+    return examples.get(option.field, '"be brief"')
 
 
 # Help
@@ -466,6 +487,9 @@ Examples
 
   %%deepseek --each reviews -o labelled -t off --max-tokens 5
   Is this review positive or negative? One word. {{text}}
+
+  %%deepseek --image fig --image photos/site.jpg
+  What does the plot show, and does the photo fit to it?
 
   %%deepseek --dry-run --budget 0.10
   What will this cost? {{df}}
@@ -522,5 +546,5 @@ def _is_inside_quotes(text: str) -> bool:
 def _unused(words: list[str]) -> Iterator[str]:
     used = {option.field for word in words if (option := _find(word.partition("=")[0]))}
     for option in _OPTIONS:
-        if option.field not in used or option.field == "stop":
+        if option.field not in used or option.repeats:
             yield from option.names

