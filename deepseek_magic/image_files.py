@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SENT = ("image/png", "image/jpeg", "image/webp", "image/gif")
 """What the API reads (api-docs.deepseek.com/guides/vision)."""
@@ -29,6 +29,7 @@ _STARTS = (
 _BRANDS = {b"avif": "an AVIF picture", b"avis": "an AVIF picture"}
 _PNG_PERSONAL = {b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME"}
 _JPEG_PERSONAL = {0xE1, 0xED, 0xFE}  # Exif and XMP, IPTC, comments
+_GIF_WORDS = {0xFE, 0xFF}  # comments, and what programs add
 _JPEG_NO_SIZE = {0xC4, 0xC8, 0xCC}
 _CUT = "it is cut off"
 
@@ -37,8 +38,9 @@ _CUT = "it is cut off"
 class Head:
     """What the bytes of a picture say of it.
 
-    *is_plain* tells that it has nothing but its pixels: no transparency, no
-    rotation to be made, no words on where and by whom it was taken.
+    *is_plain* tells that it has nothing but its pixels, in grey or in red, green and
+    blue: no transparency, no rotation to be made, no words on where and by whom it
+    was taken, nothing after its end.
     """
 
     mime: str
@@ -103,12 +105,13 @@ def _png(data: bytes) -> Head:
     chunks = dict(_png_chunks(data))
     at = chunks[b"IHDR"]
     see_through = data[at + 9] in (4, 6) or b"tRNS" in chunks
+    is_more = chunks[b"IEND"] + 4 < len(data)
     return Head(
         "image/png",
         _number(data, at, 4),
         _number(data, at + 4, 4),
         is_animated=b"acTL" in chunks,
-        is_plain=not see_through and not _PNG_PERSONAL & chunks.keys(),
+        is_plain=not (see_through or is_more or _PNG_PERSONAL & chunks.keys()),
     )
 
 
@@ -126,13 +129,14 @@ def _jpeg(data: bytes) -> Head:
             continue
         if 0xC0 <= mark <= 0xCF and mark not in _JPEG_NO_SIZE:
             size = _number(data, at + 5, 2), _number(data, at + 3, 2)
+            is_plain = is_plain and data[at + 7] != 4  # colours of print
         is_plain = is_plain and mark not in _JPEG_PERSONAL
         at += max(_number(data, at, 2), 2)
     if size is None:
         raise ValueError("it does not say of what size it is")
-    if data.find(b"\xff\xd9", at) < 0:
+    if (end := data.find(b"\xff\xd9", at)) < 0:
         raise ValueError(_CUT)
-    return Head("image/jpeg", *size, is_plain=is_plain)
+    return Head("image/jpeg", *size, is_plain=is_plain and end + 2 == len(data))
 
 
 def _gif(data: bytes) -> Head:
@@ -144,24 +148,31 @@ def _gif(data: bytes) -> Head:
             at += length + 1
         return at + 1
 
-    at, frames = past_colours(13, data[10]), 0
+    at, frames, is_plain = past_colours(13, data[10]), 0, True
     while (mark := data[at]) != 0x3B:
         if mark == 0x2C:
             frames += 1
             at = past_blocks(past_colours(at + 10, data[at + 9]) + 1)
         elif mark == 0x21:
+            is_plain = is_plain and data[at + 1] not in _GIF_WORDS
             at = past_blocks(at + 2)
         else:
             raise ValueError("it is no GIF inside")
     if not frames:
         raise ValueError("there is no picture in it")
     size = _number(data, 6, 2, little=True), _number(data, 8, 2, little=True)
-    return Head("image/gif", *size, is_animated=frames > 1)
+    return Head("image/gif", *size, frames > 1, is_plain and at + 1 == len(data))
 
 
 def _webp(data: bytes) -> Head:
-    if _number(data, 4, 4, little=True) + 8 > len(data):
+    end = _number(data, 4, 4, little=True) + 8
+    if end > len(data):
         raise ValueError(_CUT)
+    head = _webp_head(data)
+    return head if end == len(data) else replace(head, is_plain=False)
+
+
+def _webp_head(data: bytes) -> Head:
     form = data[12:16]
     if form == b"VP8X":
         flags = data[20]

@@ -51,6 +51,7 @@ TAKEN = (
 )
 _PILLOW = "pip install pillow"
 _EDGE = 64  # pixels that a tight box may add
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _PHOTOS = {"JPEG", "MPO", "WEBP"}
 _URL_CHARACTERS = 8192  # api-docs.deepseek.com/guides/vision
 
@@ -100,11 +101,12 @@ def _of_object(value: object) -> Image | ImageLink:
         return _of_shown(value)
     if (data := _own_png(value)) is not None:
         return _of_bytes(data, f"The picture of {type(value).__name__}")
-    if getattr(value, "__name__", "") == "matplotlib.pyplot":
+    if value is not None and value is sys.modules.get("matplotlib.pyplot"):
         then = "The newest figure of a cell is plt.gcf(), in that cell."
         raise _refused("plt is a module, and no picture", then=then)
     kind = "None" if value is None else f"a value of type {one_line(type(value).__name__, 40)}"
-    raise _refused(f"A picture cannot be {kind}; it is {TAKEN}")
+    then = "Pillow makes one of it: PIL.Image.fromarray(…)" if _is_of(value, "numpy") else ""
+    raise _refused(f"A picture cannot be {kind}; it is {TAKEN}", then=then)
 
 
 def _is_of(value: object, library: str) -> bool:
@@ -126,10 +128,11 @@ def _figures(value: object) -> list[Any]:
 
 def _figure(value: Any, kind: type) -> Any:
     """Give the figure of axes, of a grid of seaborn's, or of a part of a figure; else None."""
-    for _ in range(4):
-        if isinstance(value, kind):
-            return value
-        value = getattr(value, "figure", None)
+    with suppress(Exception):  # an object of anybody's may do anything when it is looked at
+        for _ in range(4):
+            if isinstance(value, kind):
+                return value
+            value = value.figure
     return None
 
 
@@ -307,8 +310,8 @@ def _of_other_kind(what: str, kind: str | None) -> InvalidOption:
 
 def _animated(what: str) -> InvalidOption:
     return _refused(
-        f"{what} moves, and a model sees one picture at a time",
-        then="Send single frames: image.seek(0), image.copy() of Pillow.",
+        f"{what} has several frames, and a model sees one picture at a time",
+        then="Send one of them, such as the first: PIL.Image.open(…).copy()",
     )
 
 
@@ -346,7 +349,7 @@ def _drawn_anew(image: Image, what: str) -> Image:
             then=f"Make it smaller, or let Pillow do it: {_PILLOW}",
         ) from None
     try:
-        opened = Pillow.open(BytesIO(image.data))
+        opened = Pillow.open(BytesIO(image.data), formats=_FORMATS)
     except Exception as error:
         raise _unreadable(what, error) from error
     with opened:

@@ -488,14 +488,14 @@ Examples
   %%deepseek --each reviews -o labelled -t off --max-tokens 5
   Is this review positive or negative? One word. {{text}}
 
-  %%deepseek --image fig --image photos/site.jpg
-  What does the plot show, and does the photo fit to it?
-
   %%deepseek --dry-run --budget 0.10
   What will this cost? {{df}}
 
   %%deepseek --json -t off -o people -s "You read names out of letters."
   Give {"names": [...]} as JSON for this letter: {{letters[0]}}
+
+  %%deepseek --image fig --image photos/site.jpg
+  What does the plot show, and does the photo fit to it?
 
 The account is looked after by the line magic: %deepseek -h
 """

@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,8 +55,16 @@ _ADDRESS = re.compile(r"(?s)(https?://|\.{0,2}/|~|[A-Za-z]:\\).*", re.IGNORECASE
 
 def image_of(text: str, names: Mapping[str, object]) -> object:
     """Give what the option --image means: a path, an address, or the value of an expression."""
-    is_path = _PICTURE.fullmatch(text) is not None and _is_no_attribute(text, names)
+    is_file = _PICTURE.fullmatch(text) is not None or _is_file(text)
+    is_path = is_file and _is_no_attribute(text, names)
     return text if is_path or _ADDRESS.fullmatch(text) else _value("--image", text, names)
+
+
+def _is_file(text: str) -> bool:
+    """Tell whether *text* is the path of a file, and no code that is as long as none."""
+    with suppress(OSError, ValueError):
+        return Path(text).is_file()
+    return False
 
 
 def _is_no_attribute(text: str, names: Mapping[str, object]) -> bool:

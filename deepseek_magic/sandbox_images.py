@@ -24,7 +24,8 @@ _SIZED_JPEG_MARKS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 def images_of(content: object) -> list[str]:
     """Give the addresses of the pictures in the content of a message."""
     parts = content if isinstance(content, list) else []
-    return [part["image_url"]["url"] for part in parts if part.get("type") == "image_url"]
+    kinds = (part for part in parts if isinstance(part, dict) and part.get("type") == "image_url")
+    return [part["image_url"]["url"] for part in kinds]
 
 
 def tokens_of(url: str) -> int:

@@ -170,7 +170,7 @@ def _unreadable(body: Mapping[str, Any]) -> Iterator[str]:
         yield "messages: invalid type, expected a sequence"
         return
     for number, message in enumerate(messages):
-        yield from (f"messages[{number}]{wrong}" for wrong in _unreadable_message(message))
+        yield from (f"messages[{number}]{wrong}" for wrong in _unreadable_message(message, body))
     for name, kind in (("stream", bool), ("max_tokens", int), ("user_id", str)):
         value = body.get(name)
         if value is not None and (not isinstance(value, kind) or type(value) is bool is not kind):
@@ -181,7 +181,7 @@ def _unreadable(body: Mapping[str, Any]) -> Iterator[str]:
     yield from _unreadable_settings(body)
 
 
-def _unreadable_message(message: object) -> Iterator[str]:
+def _unreadable_message(message: object, body: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(message, dict):
         yield ": invalid type, expected a map"
         return
@@ -189,8 +189,11 @@ def _unreadable_message(message: object) -> Iterator[str]:
     if role not in _ROLES:
         expected = ", ".join(f"'{name}'" for name in _ROLES)
         yield f": unknown variant '{role}', expected one of {expected}"
+    sees_images = ALIASES.get(str(body.get("model")), body.get("model")) == "deepseek-flash"
     if isinstance(content, list):
         yield from _unreadable_parts(content)
+        if not sees_images and not images_of(content):
+            yield ": invalid type: sequence, expected a string"
     elif not (isinstance(content, str) or (content is None and role == "assistant")):
         yield ": invalid type, expected a string"
 

@@ -17,6 +17,8 @@ from struct import pack
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from IPython.display import Image as Shown
 from matplotlib.figure import Figure
@@ -247,9 +249,16 @@ def test_a_picture_is_turned_and_says_nothing_of_its_maker() -> None:
         assert near(drawn.getpixel((20, 10)), (0, 0, 255)), "blue is at the top"
 
 
-def test_comments_are_left_out() -> None:
-    """Words in a file are not sent."""
-    for data in (saved(photo(), "JPEG", comment=b"secret"), saved_with_words()):
+def test_what_else_a_file_holds_is_left_out() -> None:
+    """Words in a file, and what is hung behind its end, are not sent."""
+    files = [
+        saved(photo(), "JPEG", comment=b"secret"),
+        saved_with_words(),
+        saved(photo().convert("P"), "GIF", comment=b"secret"),
+        *(saved(photo(), form) + b"secret" for form in ("PNG", "JPEG", "WEBP")),
+        saved(photo().convert("P"), "GIF") + b"secret",
+    ]
+    for data in files:
         assert b"secret" in data
         assert b"secret" not in one(data).data
 
@@ -268,6 +277,11 @@ def test_every_mode_of_pil_is_drawn(mode: str) -> None:
     picture = Pillow.new(mode, (5, 4))
 
     assert opened(one(picture)).mode in ("L", "RGB")
+
+
+def test_a_file_in_colours_of_print_is_drawn_anew() -> None:
+    """A JPEG for printers goes in red, green and blue."""
+    assert opened(one(saved(photo(mode="CMYK", colour=(0, 255, 255, 0)), "JPEG"))).mode == "RGB"
 
 
 def test_measured_values_are_seen() -> None:
@@ -343,6 +357,20 @@ def moving(form: str) -> bytes:
     return saved(frames[0], form, save_all=True, append_images=frames[1:])
 
 
+class Hostile:
+    """An object that fails in its own way when it is looked at."""
+
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError(name)
+
+
+class Failing:
+    """An object that cannot draw itself."""
+
+    def _repr_png_(self) -> bytes:
+        raise ZeroDivisionError
+
+
 WRONG_BYTES: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "0 bytes"),
     "text": (lambda: b"hello", "of a kind that is not known"),
@@ -351,9 +379,9 @@ WRONG_BYTES: dict[str, tuple[Callable[[], bytes], str]] = {
     "bmp": (lambda: saved(photo(), "BMP"), "PIL.Image.open"),
     "tiff": (lambda: saved(photo(), "TIFF"), "a TIFF picture"),
     "page": (lambda: b"<!DOCTYPE html><html>", "a web page"),
-    "moving gif": (lambda: moving("GIF"), "moves"),
-    "moving webp": (lambda: moving("WEBP"), "moves"),
-    "moving png": (lambda: moving("PNG"), "moves"),
+    "moving gif": (lambda: moving("GIF"), "several frames"),
+    "moving webp": (lambda: moving("WEBP"), "several frames"),
+    "moving png": (lambda: moving("PNG"), "several frames"),
     "half a png": (lambda: saved(photo())[:60], "cut off"),
     "half a jpeg": (lambda: saved(photo(), "JPEG")[:-40], "cut off"),
     "half a gif": (lambda: saved(photo().convert("P"), "GIF")[:-8], "cut off"),
@@ -386,6 +414,13 @@ def test_bytes_that_are_no_picture_are_refused_in_one_line(name: str, tmp_path: 
         (3.5, "type float"),
         ({"a": 1}, "type dict"),
         (mpl, "type module"),
+        (plt, "plt.gcf()"),
+        (np.zeros((3, 4)), "PIL.Image.fromarray"),
+        (np.array([figure(), 3], dtype=object), "type ndarray"),
+        (Hostile(), "type Hostile"),
+        (Failing(), "ZeroDivisionError"),
+        (["a", ["b"]], "no file"),
+        ([[photo()]], "type list"),
         (Figure(), "is empty"),
         (Pillow.new("RGB", (0, 5)), "0 × 5"),
         ("https://", "no address"),
@@ -672,6 +707,7 @@ def test_the_option_may_be_given_several_times() -> None:
         ("~/x", "~/x"),
         ("./x", "./x"),
         ("/tmp/x", "/tmp/x"),  # noqa: S108  # nothing is there
+        (__file__, __file__),
         ("fig", "the figure"),
         ("box.png", "inside"),
         ("figs[0]", "the first"),

@@ -236,12 +236,18 @@ def test_pro_reads_no_images_and_flash_does(api: Sandbox) -> None:
         "gg=="
     )
     url = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{dot}"}}
-    seen = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, url]}]
+    text = {"type": "text", "text": "What is it?"}
+    seen, parts = ([{"role": "user", "content": one}] for one in ([text, url], [text]))
 
     refused, answered = post(api, messages=seen, model="deepseek-v4-pro"), post(api, messages=seen)
+    in_parts = post(api, messages=parts, model="deepseek-v4-pro")
 
     assert refused.status_code == 400
     assert refused.json()["error"]["message"] == "This model does not support image"
+    assert in_parts.json()["error"]["message"].startswith(
+        "Failed to deserialize the JSON body into the target type: "
+        "messages[0]: invalid type: sequence, expected a string at line 1 column "
+    )
     assert 150 < answered.json()["usage"]["prompt_tokens"] < 400
 
 
