@@ -52,6 +52,7 @@ TAKEN = (
 _PILLOW = "pip install pillow"
 _EDGE = 64  # pixels that a tight box may add
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif"}
 _PHOTOS = {"JPEG", "MPO", "WEBP"}
 _URL_CHARACTERS = 8192  # api-docs.deepseek.com/guides/vision
 
@@ -268,8 +269,9 @@ def _meant(path: Path) -> str:
     """Name the file beside it that is spelt like it."""
     near = None
     with suppress(OSError):
-        near = nearest(path.name, [other.name for other in path.parent.iterdir()])
-    return f"; did you mean {one_line(near, 60)}?" if near else f" (looked for in {_here()})"
+        files = (other for other in path.parent.iterdir() if other.suffix.lower() in _SUFFIXES)
+        near = nearest(path.name, [file.name for file in files])
+    return f" (did you mean {one_line(near, 60)}?)" if near else f" (looked for in {_here()})"
 
 
 def _here() -> str:
@@ -349,7 +351,9 @@ def _drawn_anew(image: Image, what: str) -> Image:
             then=f"Make it smaller, or let Pillow do it: {_PILLOW}",
         ) from None
     try:
-        opened = Pillow.open(BytesIO(image.data), formats=_FORMATS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on files that are not quite right
+            opened = Pillow.open(BytesIO(image.data), formats=_FORMATS)
     except Exception as error:
         raise _unreadable(what, error) from error
     with opened:
@@ -366,7 +370,7 @@ def _drawn(picture: Any, what: str) -> Image:
     _bounded(what, width, height)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on files that are not quite right
+            warnings.simplefilter("ignore")  # the same
             return _encoded(_upright(picture), is_photo=picture.format in _PHOTOS)
     except Exception as error:
         raise _unreadable(what, error) from error

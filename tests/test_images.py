@@ -35,6 +35,7 @@ from deepseek_magic.row_cells import image_of
 from deepseek_magic.sandbox import Sandbox
 from deepseek_magic.sandbox_images import tokens
 from deepseek_magic.session import Session
+from deepseek_magic.tables import answers_shown
 from deepseek_magic.wire import Image, ImageLink, Message, Request, question
 
 mpl.use("agg")
@@ -247,6 +248,20 @@ def test_a_picture_is_turned_and_says_nothing_of_its_maker() -> None:
         assert not drawn.getexif()
         assert drawn.size == (40, 80)
         assert near(drawn.getpixel((20, 10)), (0, 0, 255)), "blue is at the top"
+
+
+def test_a_file_that_is_not_quite_right_goes_without_a_warning() -> None:
+    """What a camera wrote wrong into its notes is no matter: warnings are errors here."""
+    data = saved(photo(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0")
+
+    assert opened(one(data)).size == (60, 40)
+
+
+def test_a_photo_of_two_pictures_goes_as_its_first() -> None:
+    """A file of a telephone with a second picture in it is no animation."""
+    data = saved(photo(), "MPO", save_all=True, append_images=[photo(colour=WHITE)])
+
+    assert near(opened(one(data)).getpixel((0, 0)), RED)
 
 
 def test_what_else_a_file_holds_is_left_out() -> None:
@@ -647,6 +662,16 @@ def test_the_ledger_names_a_picture_and_does_not_hold_it(
     assert "sha256" in row["request"]
     assert BASE64.encode() not in path.read_bytes()
     assert len(row["request"]) < 600
+
+
+def test_the_list_of_answers_tells_of_pictures(session: Session) -> None:
+    """`%deepseek answers` shows the question, and how many pictures went with it."""
+    session.ask("What is it?", images=[photo()] * 2, think="off")
+
+    shown = answers_shown(session.ledger.entries(), session.now())
+
+    assert "What is it? (with 2 pictures)" in shown.text
+    assert "sha256" not in shown.text
 
 
 def test_another_picture_is_another_question() -> None:
