@@ -154,7 +154,8 @@ def _gif(data: bytes) -> Head:
             frames += 1
             at = past_blocks(past_colours(at + 10, data[at + 9]) + 1)
         elif mark == 0x21:
-            is_plain = is_plain and data[at + 1] not in _GIF_WORDS
+            clear = data[at + 1] == 0xF9 and data[at + 3] & 1
+            is_plain = is_plain and not clear and data[at + 1] not in _GIF_WORDS
             at = past_blocks(at + 2)
         else:
             raise ValueError("it is no GIF inside")

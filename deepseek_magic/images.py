@@ -9,36 +9,20 @@ pictures go as they are, and those too large do not.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import stat
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from . import image_files
+from . import image_drawing, image_files
 from .errors import InvalidOption, nearest, one_line
+from .image_drawing import BYTES, SIDE, fits, shrinking
 from .wire import Image, ImageLink
-
-SIDE = 4096
-"""Pixels of a longer side; the API takes no more in requests with 15 pictures and above.
-
-With fewer it takes 8192 (api-docs.deepseek.com/guides/vision).
-"""
-
-PIXELS = 4_000_000
-"""Pixels that a picture keeps when it is drawn anew.
-
-The model sees at most 1,024 squares of 42 by 42 of any, which are 1.8 million.
-"""
-
-BYTES = 8 * 2**20
-"""Bytes of one picture; the API takes 32 MiB, and 48 MiB for all of a request."""
 
 FILE_BYTES = 64 * 2**20
 """A larger file is not read."""
@@ -49,11 +33,8 @@ MOST_PIXELS = 80_000_000
 TAKEN = (
     "a Matplotlib or Plotly figure, a PIL image, the bytes of a PNG, JPEG, WebP or GIF, or a path"
 )
-_PILLOW = "pip install pillow"
 _EDGE = 64  # pixels that a tight box may add
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif"}
-_PHOTOS = {"JPEG", "MPO", "WEBP"}
 _URL_CHARACTERS = 8192  # api-docs.deepseek.com/guides/vision
 
 
@@ -214,7 +195,7 @@ def _saved(figure: Any) -> bytes:
         if 0 < tight.width < 3 * width and 0 < tight.height < 3 * height:
             box, width, height = "tight", tight.width, tight.height
     width, height = (side * figure.dpi + _EDGE for side in (width, height))
-    dpi = float(figure.dpi) * _shrinking(width, height)
+    dpi = float(figure.dpi) * shrinking(width, height)
     file = BytesIO()
     figure.savefig(file, format="png", dpi=dpi, bbox_inches=box, metadata={"Software": None})
     return file.getvalue()
@@ -327,7 +308,7 @@ def _bounded(what: str, width: int, height: int) -> None:
 
 
 def _fits(image: Image) -> bool:
-    return max(image.width, image.height) <= SIDE and len(image.data) <= BYTES
+    return fits(image.width, image.height, len(image.data))
 
 
 def _unreadable(what: str, error: Exception, done: str = "read") -> InvalidOption:
@@ -341,19 +322,15 @@ def _unreadable(what: str, error: Exception, done: str = "read") -> InvalidOptio
 def _drawn_anew(image: Image, what: str) -> Image:
     """Let Pillow draw a picture that cannot go as it is; without it, it goes if it fits."""
     try:
-        from PIL import Image as Pillow
+        opened = image_drawing.opened(image.data)
     except ImportError:
         if _fits(image):
             return image
         raise _refused(
             f"{what} is too large ({image.summary}): a side has at most {SIDE:,} pixels, and all "
             f"of it {BYTES / 1e6:.0f} MB",
-            then=f"Make it smaller, or let Pillow do it: {_PILLOW}",
+            then="Make it smaller, or let Pillow do it: pip install pillow",
         ) from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on files that are not quite right
-            opened = Pillow.open(BytesIO(image.data), formats=_FORMATS)
     except Exception as error:
         raise _unreadable(what, error) from error
     with opened:
@@ -369,59 +346,6 @@ def _drawn(picture: Any, what: str) -> Image:
         raise _refused(f"{what} is empty: it has {width} × {height} pixels")
     _bounded(what, width, height)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the same
-            return _encoded(_upright(picture), is_photo=picture.format in _PHOTOS)
+        return Image(*image_drawing.drawn(picture))
     except Exception as error:
         raise _unreadable(what, error) from error
-
-
-def _upright(picture: Any) -> Any:
-    """Give a copy as it is to be seen: turned, opaque, not too large, and nothing but pixels."""
-    from PIL import Image as Pillow
-    from PIL import ImageOps
-
-    turned = ImageOps.exif_transpose(picture)
-    profile = turned.info.get("icc_profile")
-    flat = _opaque(turned)
-    shrinking = _shrinking(*flat.size)
-    if shrinking < 1:
-        sides = [max(round(side * shrinking), 1) for side in flat.size]
-        flat = flat.resize(sides, Pillow.Resampling.LANCZOS)
-    clean = flat.copy()
-    clean.info = {"icc_profile": profile} if profile and turned.mode == flat.mode else {}
-    return clean
-
-
-def _opaque(picture: Any) -> Any:
-    """Give a picture in grey or colours, on white where it lets see through it."""
-    from PIL import Image as Pillow
-
-    if picture.mode[0] in "IF":  # measured values: the least is black, the most white
-        values = picture.convert("F")
-        low, high = values.getextrema()
-        steps = 255 / ((high - low) or 1)
-        return values.point(lambda value: value * steps - low * steps).convert("L")
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        ground = Pillow.new("RGBA", picture.size, "white")
-        ground.alpha_composite(picture.convert("RGBA"))
-        return ground.convert("RGB")
-    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
-
-
-def _shrinking(width: float, height: float) -> float:
-    """Tell by how much a picture is made smaller; 1 where it is small enough."""
-    return min(1.0, SIDE / max(width, height), math.sqrt(PIXELS / (width * height)))
-
-
-def _encoded(picture: Any, *, is_photo: bool) -> Image:
-    """Write a picture as PNG, which loses nothing, or as JPEG where that is too large."""
-    profile = picture.info.get("icc_profile")
-    forms = [("PNG", {}), ("JPEG", {"quality": 92})]
-    for form, settings in forms[1:] if is_photo else forms:
-        file = BytesIO()
-        picture.save(file, form, icc_profile=profile, **settings)
-        image = Image(f"image/{form.lower()}", file.getvalue(), *picture.size)
-        if _fits(image):
-            return image
-    raise ValueError(f"it has {len(image.data) / 1e6:.0f} MB even as a JPEG")

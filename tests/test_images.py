@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from PIL import ExifTags
 from PIL import Image as Pillow
 
-from deepseek_magic import image_files, image_tokens, images, options, preflight
+from deepseek_magic import image_drawing, image_files, image_tokens, images, options, preflight
 from deepseek_magic.dry_run import without_account
 from deepseek_magic.errors import BadRequest, InvalidOption, KeyInText, OverLimit
 from deepseek_magic.home import ledger_path
@@ -211,7 +211,8 @@ def test_transparent_ground_becomes_white() -> None:
     palette = photo().convert("P")
     palette.info["transparency"] = palette.getpixel((0, 0))
 
-    for value in (clear, half, saved(half), saved(half, "WEBP", lossless=True), palette):
+    gif = saved(palette, "GIF", transparency=palette.getpixel((0, 0)))
+    for value in (clear, half, saved(half), saved(half, "WEBP", lossless=True), palette, gif):
         drawn = opened(one(value))
 
         assert drawn.mode == "RGB"
@@ -323,9 +324,9 @@ def test_large_pictures_are_made_smaller(large: Callable[[], Any]) -> None:
     """No picture that is drawn anew has a side or an area over the bounds, nor is it distorted."""
     image = one(large())
 
-    assert max(image.width, image.height) <= images.SIDE
-    assert image.width * image.height <= images.PIXELS * 1.01
-    assert len(image.data) <= images.BYTES
+    assert max(image.width, image.height) <= image_drawing.SIDE
+    assert image.width * image.height <= image_drawing.PIXELS * 1.01
+    assert len(image.data) <= image_drawing.BYTES
     opened(image)
 
 
@@ -336,7 +337,7 @@ def test_noise_that_png_cannot_hold_becomes_jpeg() -> None:
     image = one(noise)
 
     assert image.mime == "image/jpeg"
-    assert len(image.data) <= images.BYTES
+    assert len(image.data) <= image_drawing.BYTES
 
 
 def test_an_artist_far_outside_does_not_blow_a_figure_up() -> None:

@@ -21,7 +21,8 @@ FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 LAYERS = (
     (
         *("errors", "wire", "store", "schema", "processes", "evidence", "markdown", "tokens"),
-        *("jobs", "pace", "connections", "image_files", "sandbox", "sandbox_*"),
+        *("jobs", "pace", "connections", "image_files", "image_drawing"),
+        *("sandbox", "sandbox_*"),
     ),
     (
         *("entries", "prices", "options", "failures", "recognise", "top_up", "elements"),
