@@ -632,6 +632,18 @@ def test_a_budget_holds_with_pictures(session: Session, api: Sandbox) -> None:
     assert answer.cost <= api.billed <= 0.1
 
 
+def test_an_address_is_escaped_where_it_is_shown(session: Session) -> None:
+    """What an address holds is text on the page, and nothing more."""
+    request = preflight.request_of("What?", images="https://example.com/<img/src=x>.png")
+
+    shown = without_account(
+        request, {"CNY": session.estimate(request, currency="CNY")}, session.now()
+    )
+
+    assert "<img" not in shown.html
+    assert "&lt;img/src=x&gt;" in shown.html
+
+
 def test_a_dry_run_shows_each_picture(session: Session) -> None:
     """Before it is sent, kind, size and bytes of each picture are told, and its most tokens."""
     request = preflight.request_of("What is it?", images=[photo(), "https://example.com/a.png"])
