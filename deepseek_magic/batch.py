@@ -46,6 +46,14 @@ class Asking:
     cell: str | None = None
     data_tokens: int = 1000
 
+    def __post_init__(self) -> None:
+        if self.settings.get("images"):
+            raise InvalidOption(
+                "`images` go not with a question for every row: there is no picture per row yet. "
+                "Nothing was sent. Ask in a loop: "
+                "[session.ask(question, images=[one]) for one in pictures]"
+            )
+
 
 def ask_rows(
     asker: Asker,

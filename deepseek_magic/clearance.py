@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING
 
-from . import limits, prices
+from . import image_tokens, limits, prices
 from .errors import DeepSeekError, OutOfMoney, OverLimit, WrongKey
 from .estimate import estimate, worst
 from .limits import Cap, Facts, Preview
@@ -286,10 +286,11 @@ def estimate_at(
     soon may be the one that counts. Counting tokens *exactly* takes its time.
     """
     size = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
+    tokens_in = size // 4 + image_tokens.count(request.images).likely
     model = prices.price_list().aliases.get(request.model, request.model)
     past = None
     if account is not None:
-        past = ledger.past(account, model, request.think, json=request.json, tokens_in=size // 4)
+        past = ledger.past(account, model, request.think, json=request.json, tokens_in=tokens_in)
     price, dear = rates(request.model, currency, at, own)
     guess = estimate(request, price, past, exactly=exactly)
     if dear is not None and dear != price:

@@ -52,6 +52,7 @@ HEAD_LINES, TAIL_LINES = 30, 12
 FIRST, LAST = 2, 18
 """How many messages of a long conversation are shown of its beginning and of its end."""
 _STOPS = 4
+_IMAGES = 12
 
 # White letters are readable on each of these, whatever the page behind them.
 _GREEN, _RED, _GREY = "#1a7f37", "#cf222e", "#57606a"
@@ -192,12 +193,20 @@ def _bound(preview: Preview) -> _Bound | None:
 def _what(request: Request, guess: Estimate, bound: _Bound | None) -> Iterator[tuple[str, str]]:
     yield "Model", f"{one_line(request.model, 100)}, {_thinking(request)}"
     yield "Settings", ", ".join(_settings(request, guess, bound))
+    yield "Pictures", _pictures(request)
 
 
 def _thinking(request: Request) -> str:
     if not request.thinks:
         return "no thinking"
     return f"thinking {request.think}" if request.think else "thinking as the API sets it"
+
+
+def _pictures(request: Request) -> str:
+    """Tell what each picture is; a row without words is left out."""
+    shown = [one_line(image.summary, 100) for image in request.images[:_IMAGES]]
+    more = len(request.images) - len(shown)
+    return "; ".join(shown) + (f"; and {more} more" if more else "")
 
 
 def _settings(request: Request, guess: Estimate, bound: _Bound | None) -> Iterator[str]:
@@ -431,8 +440,12 @@ def _cut(text: str) -> tuple[str, str, str]:
 
 def _size(message: Message) -> str:
     lines = len(message.content.splitlines())
-    length = counted(len(message.content), "character")
-    return f"{length}, {counted(lines, 'line')}" if lines > 1 else length
+    parts = [counted(len(message.content), "character")]
+    if lines > 1:
+        parts.append(counted(lines, "line"))
+    if message.images:
+        parts.append(counted(len(message.images), "picture"))
+    return ", ".join(parts)
 
 
 def _chosen(messages: Sequence[Message]) -> tuple[Sequence[Message], str, Sequence[Message]]:

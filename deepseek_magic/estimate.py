@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal, localcontext
 from typing import TYPE_CHECKING
 
+from . import image_tokens
 from .errors import one_line
 from .prices import PER, charge
 from .tokens import Count, framed, most
@@ -61,6 +62,7 @@ def estimate(
     """
     texts = (message.content for message in request.messages)
     tokens_in = framed(texts, thinks=request.thinks, exactly=exactly)
+    tokens_in += image_tokens.count(request.images)
     most_out = longest(request)
     out = None if past is None else _ordered(past, most_out)
     return Estimate(
@@ -79,7 +81,7 @@ def estimate(
 
 def worst(request: Request, price: Price) -> Decimal:
     """Give what *request* costs at most: all that it can hold, and the longest answer."""
-    return charge(price, miss=_most_in(request), out=longest(request))
+    return charge(price, miss=most_in(request), out=longest(request))
 
 
 def affordable(request: Request, price: Price, money: Decimal) -> int | None:
@@ -89,7 +91,7 @@ def affordable(request: Request, price: Price, money: Decimal) -> int | None:
     the request has is not raised.
     """
     with localcontext(EXACT):
-        left = money * PER - _most_in(request) * price.miss
+        left = money * PER - most_in(request) * price.miss
         if left < price.out:
             return None
         room = (left / price.out).to_integral_value(ROUND_FLOOR) if price.out else LONGEST
@@ -101,8 +103,10 @@ def longest(request: Request) -> int:
     return LONGEST if request.max_tokens is None else min(max(request.max_tokens, 1), LONGEST)
 
 
-def _most_in(request: Request) -> int:
-    return most(message.content for message in request.messages)
+def most_in(request: Request) -> int:
+    """Give what *request* has at most, its pictures included."""
+    texts = most(message.content for message in request.messages)
+    return texts + image_tokens.most(request.images)
 
 
 def _ordered(past: Past, longest: int) -> tuple[int, int, int]:
@@ -128,6 +132,9 @@ def _usual(
 
 def _reason(request: Request, price: Price | None, past: Past | None) -> str:
     parts = [_known(past), _end(request)]
+    if number := len(request.images):
+        each = "a picture takes" if number == 1 else f"each of {number} pictures takes"
+        parts.append(f"{each} up to {image_tokens.MOST:,} tokens, by its size")
     if price is None:
         parts.append(f"the price of {one_line(request.model, 60)} is not known")
     return "; ".join(parts)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .ledger import Pending
     from .options import Options
     from .schemas import Schema
+    from .wire import Image, ImageLink
     from .workspace import Workspace
 
 LOG = logging.getLogger("deepseek_magic")
@@ -359,7 +360,21 @@ class DeepSeekMagics(Magics):
         if schema is not None:
             parts = (settings["system"], schema.instructions())
             settings["system"] = "\n\n".join(part for part in parts if part)
-        return question(prompt.strip("\n"), **settings, json=options.json or schema is not None)
+        return question(
+            prompt.strip("\n"),
+            **settings,
+            json=options.json or schema is not None,
+            images=self._images(options),
+        )
+
+    def _images(self, options: Options) -> tuple[Image | ImageLink, ...]:
+        if not options.image:
+            return ()
+        from . import images
+        from .row_cells import image_of
+
+        names = self.workspace.shell.user_ns
+        return tuple(one for text in options.image for one in images.read(image_of(text, names)))
 
 
 def _whole(line: str, text: str) -> str:

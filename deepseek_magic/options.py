@@ -39,6 +39,7 @@ class Options:
     top_p: float | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    image: tuple[str, ...] = ()
     out: str | None = None
     json: bool = False
     schema: str | None = None
@@ -155,13 +156,14 @@ class _Option:
     choices: tuple[str, ...] = ()
     is_text: bool = False
     each_only: bool = False
+    repeats: bool = False
 
     @property
     def name(self) -> str:
         return self.names[-1]
 
 
-_EXAMPLES = {"--each": "df", "--schema": "Label"}
+_EXAMPLES = {"--each": "df", "--schema": "Label", "--image": "fig"}
 _EMPTY_CHOICES: tuple[OnEmpty, ...] = ("notice", "wait", "raise")
 _MOST_STOPS = 16
 _NO_CODE = "--code goes not with {}, whose answer is no text with code in it."
@@ -171,6 +173,13 @@ _CLASHES = (
     (
         {"each", "cache"},
         "--each takes rows answered earlier from the ledger by itself; leave --cache out.",
+    ),
+    (
+        {"each", "image"},
+        (
+            "--image goes not with --each: there is no picture per row yet. Ask in a loop: "
+            "[session.ask(question, images=[one]) for one in pictures]."
+        ),
     ),
     (
         {"each", "raw"},
@@ -242,6 +251,18 @@ _OPTIONS = (
         "TEXT",
         _stop,
         is_text=True,
+        repeats=True,
+    ),
+    _Option(
+        ("--image",),
+        "image",
+        "Sends a picture along: a figure, a PIL image, bytes, any expression of the notebook (in "
+        "quotes where it has blanks), a file (.png, .jpg, .webp, .gif) or an https address; the "
+        "option may be given several times. flash reads pictures, pro does not.",
+        "VALUE",
+        _expression,
+        is_text=True,
+        repeats=True,
     ),
     _Option(
         ("-o", "--out"),
@@ -371,10 +392,11 @@ def parse(line: str) -> Options:
         return Options(help=True)
     values: dict[str, Any] = {}
     for option, name, text in _given(words):
-        if option.field in values and option.field != "stop":
+        if option.field in values and not option.repeats:
             raise _refusal(f"{name} is given twice; it can be given once.")
         value = True if option.read is None else option.read(name, text)
-        values[option.field] = (*values.get("stop", ()), value) if name == "--stop" else value
+        before = values.get(option.field, ())
+        values[option.field] = (*before, value) if option.repeats else value
     if len(values.get("stop", ())) > _MOST_STOPS:
         raise _refusal(f"--stop is given {len(values['stop'])} times; the API takes {_MOST_STOPS}.")
     if (clash := _clash(values)) is not None:
@@ -456,7 +478,8 @@ def _unknown(word: str, before: _Option | None) -> InvalidOption:
 
 
 def _quoted(option: _Option) -> str:
-    return "\"df[df.lang == 'de']\"" if option.field == "each" else '"be brief"'
+    examples = {"each": "\"df[df.lang == 'de']\"", "image": '"figures[0]"'}
+    return examples.get(option.field, '"be brief"')
 
 
 # Help
@@ -496,6 +519,9 @@ Examples
 
   %%deepseek --json -t off -o people -s "You read names out of letters."
   Give {"names": [...]} as JSON for this letter: {{letters[0]}}
+
+  %%deepseek --image fig --image photos/site.jpg
+  What does the plot show, and does the photo fit to it?
 
   %%deepseek --code --cache
   Write a function that draws the columns of this table. {{df}}
@@ -549,5 +575,5 @@ def _is_inside_quotes(text: str) -> bool:
 def _unused(words: list[str]) -> Iterator[str]:
     used = {option.field for word in words if (option := _find(word.partition("=")[0]))}
     for option in _OPTIONS:
-        if option.field not in used or option.field == "stop":
+        if option.field not in used or option.repeats:
             yield from option.names

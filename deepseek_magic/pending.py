@@ -135,4 +135,4 @@ class PendingCells:
 
 
 def _name(place: Place, request: Request) -> tuple[str, str]:
-    return place.cell or place.text, json.dumps(request.body(), sort_keys=True)
+    return place.cell or place.text, json.dumps(request.body(brief=True), sort_keys=True)

@@ -11,11 +11,21 @@ from decimal import Decimal
 from numbers import Real
 from typing import Any
 
+from . import images
 from .errors import DeepSeekError, InvalidOption, KeyInText, one_line
-from .wire import THINK_LEVELS, Key, Request, question
+from .wire import SHORT_NAMES, THINK_LEVELS, Image, ImageLink, Key, Request, question
 
 MAX_TOKENS = 393_216
 """The API's own bound on thinking and answer together (api-docs.deepseek.com/api/list-models)."""
+
+MOST_IMAGES = 600
+"""Pictures in a request (api-docs.deepseek.com/guides/vision)."""
+
+IMAGE_BYTES = 34 * 2**20
+"""All pictures of a request: the API takes 48 MiB, and in base64 they are longer by a third."""
+
+BLIND = frozenset({SHORT_NAMES["pro"], "deepseek-chat", "deepseek-reasoner"})
+"""Models that are known to read no pictures (api-docs.deepseek.com/api/list-models)."""
 
 LIKE_A_KEY = re.compile(
     r"(?<![A-Za-z0-9])(?:"
@@ -97,6 +107,7 @@ READERS: dict[str, Callable[[str, object], Any]] = {
     "max_tokens": _whole,
     "stop": _stops,
     "json": _yes_or_no,
+    "images": lambda _, value: images.read(value),
 }
 """The settings of `wire.question`, and what reads each."""
 
@@ -117,6 +128,7 @@ def without_keys(text: str, own: Key | None = None) -> str:
 
 def _texts(request: Request) -> Iterator[str]:
     yield from (message.content for message in request.messages)
+    yield from (image.url for image in request.images if isinstance(image, ImageLink))
     yield from request.stop
     yield request.model
 
@@ -172,10 +184,28 @@ def half_a_character(text: str) -> str | None:
     return None
 
 
+def _images_that_cannot_go(request: Request) -> str | None:
+    pictures = request.images
+    if not pictures:
+        return None
+    if request.model in BLIND:
+        return f'{request.model} reads no pictures; Flash does: -m flash (model="flash" in Python)'
+    if len(pictures) > MOST_IMAGES:
+        return f"There are {len(pictures):,} pictures; the API takes up to {MOST_IMAGES}"
+    size = sum(len(image.data) for image in pictures if isinstance(image, Image))
+    if size > IMAGE_BYTES:
+        return (
+            f"The pictures have {size / 1e6:,.0f} MB together; one request takes "
+            f"{IMAGE_BYTES / 1e6:.0f} MB. Make them smaller, or send fewer at a time"
+        )
+    return None
+
+
 CHECKS: tuple[Callable[[Request], str | None], ...] = (
     _no_question,
     _out_of_range,
     _half_a_character,
+    _images_that_cannot_go,
 )
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import prices
 from .errors import BrokenAnswer, ConnectionFailed, DeepSeekError, OutOfMoney, RequestRefused
+from .estimate import most_in
 from .ledger import Outcome, State
-from .tokens import approximate, most
+from .tokens import approximate
 from .wire import Answer, CostRange, Request, Usage
 
 if TYPE_CHECKING:
@@ -92,9 +93,7 @@ class Ended:
             return None
         out = min(arrived(self.answer), guess.longest)
         likely = prices.cost(_usage(guess.tokens_in.likely, out), first)
-        high = prices.cost(
-            _usage(most(m.content for m in self.call.request.messages), guess.longest), dear
-        )
+        high = prices.cost(_usage(most_in(self.call.request), guess.longest), dear)
         if likely is None or high is None:
             return None
         return CostRange(Decimal(0), max(high, likely), likely)
@@ -169,8 +168,11 @@ def answer_of(row: Mapping[str, Any]) -> Answer:
 
 
 def as_sent(request: Request) -> str:
-    """Give the text that names *request* in the ledger: all that shapes its answer."""
-    return _ENCODE(request.body())
+    """Give the text that names *request* in the ledger: all that shapes its answer.
+
+    A picture is named by what it is and a hash of its bytes, which are not kept.
+    """
+    return _ENCODE(request.body(brief=True))
 
 
 def name_of(request: Request, shape: bytes | None = None) -> str:
@@ -187,9 +189,9 @@ def name_of(request: Request, shape: bytes | None = None) -> str:
 
 def shape_of(request: Request) -> bytes:
     """Name all of *request* but what its last message says, which differs from row to row."""
-    body = request.body()
+    *before, last = request.messages
+    body = replace(request, messages=(*before, replace(last, content=""))).body(brief=True)
     shaping = {name: value for name, value in body.items() if name not in SHAPELESS}
-    shaping["messages"] = [*body["messages"][:-1], {**body["messages"][-1], "content": ""}]
     told = json.dumps(shaping, sort_keys=True).encode()
     return hashlib.blake2b(told, digest_size=32).digest()
 

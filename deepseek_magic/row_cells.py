@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -43,10 +44,31 @@ _FILE = re.compile(r"(?s).+\.((csv|tsv)(\.(gz|bz2|zip|xz|zst))?|parquet|pq)", re
 
 def data_of(text: str, names: Mapping[str, object]) -> object:
     """Give what the option --each means: the path of a file, or the value of an expression."""
-    is_attribute = text.partition(".")[0] in names and not Path(text).expanduser().exists()
-    if _FILE.fullmatch(text) and not is_attribute:
+    if _FILE.fullmatch(text) and _is_no_attribute(text, names):
         return text
     return _value("--each", text, names)
+
+
+_PICTURE = re.compile(r"(?s).+\.(png|jpe?g|webp|gif|svg|pdf|bmp|tiff?|heic|avif)", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?s)(https?://|\.{0,2}/|~|[A-Za-z]:\\).*", re.IGNORECASE)
+
+
+def image_of(text: str, names: Mapping[str, object]) -> object:
+    """Give what the option --image means: a path, an address, or the value of an expression."""
+    is_file = _PICTURE.fullmatch(text) is not None or _is_file(text)
+    is_path = is_file and _is_no_attribute(text, names)
+    return text if is_path or _ADDRESS.fullmatch(text) else _value("--image", text, names)
+
+
+def _is_file(text: str) -> bool:
+    """Tell whether *text* is the path of a file, and no code that is as long as none."""
+    with suppress(OSError, ValueError):
+        return Path(text).is_file()
+    return False
+
+
+def _is_no_attribute(text: str, names: Mapping[str, object]) -> bool:
+    return text.partition(".")[0] not in names or Path(text).expanduser().exists()
 
 
 def model_of(text: str, names: Mapping[str, object]) -> object:
@@ -81,11 +103,16 @@ def _value(option: str, text: str, names: Mapping[str, object]) -> object:
         raise InvalidOption(f'{option} "{said}" fails: {why}. Nothing was sent.') from error
 
 
-_EXAMPLES = {"--each": "df[df.lang == 'de']", "--schema": "models['label']"}
+_EXAMPLES = {
+    "--each": "df[df.lang == 'de']",
+    "--schema": "models['label']",
+    "--image": "figures['sales']",
+}
 
 
 def _or_file(option: str) -> str:
-    return ", nor a file of a kind that is read here" if option == "--each" else ""
+    is_data = option in ("--each", "--image")
+    return ", nor a file of a kind that is read here" if is_data else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from textwrap import shorten
 from typing import Any
 from zlib import crc32
 
+from .sandbox_images import images_of
 from .sandbox_refusal import MAX_OUTPUT
 from .sandbox_tokens import Parts, pieces, text_of
 
@@ -108,6 +109,13 @@ def _question(body: Mapping[str, Any]) -> str:
     return text_of(asked[-1].get("content"))
 
 
+def _pictures(body: Mapping[str, Any]) -> str:
+    """Say which pictures came with the last message; "" where there are none."""
+    number = len(images_of(body["messages"][-1].get("content")))
+    with_it = "a picture" if number == 1 else f"{number} pictures"
+    return f" With it came {with_it}, at which nobody has looked." if number else ""
+
+
 def _subject(question: str) -> str:
     """Name what *question* is about in a few words that are safe inside Markdown."""
     line = next((line for line in question.splitlines() if line.strip()), "")
@@ -137,7 +145,7 @@ def _text(body: Mapping[str, Any]) -> str:
         return _continued(text_of(last.get("content")))
     if (label := _labels(body)) is not None:
         return label
-    return _essay(_question(body))
+    return _essay(_question(body), _pictures(body))
 
 
 def _continued(start: str) -> str:
@@ -213,7 +221,7 @@ _LISTS = (
 )
 
 
-def _essay(question: str) -> str:
+def _essay(question: str, pictures: str) -> str:
     seed = crc32(question.encode())
     chosen = next((extra for words, extra in _EXTRAS if words.search(question)), None)
     extra = chosen or (_TABLE, _CODE, _MATH, _QUOTE)[seed % 4]
@@ -221,7 +229,7 @@ def _essay(question: str) -> str:
     return f"""**{_subject(question)}**
 
 This answer comes from the *sandbox*, a simulated account: no model has read the question, and no \
-real money is spent. A model would build its answer like this:
+real money is spent.{pictures} A model would build its answer like this:
 
 {steps}
 

@@ -8,6 +8,8 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 
+from .sandbox_images import faults, images_of
+
 MODELS = ("deepseek-flash", "deepseek-v4-pro")
 ALIASES: Mapping[str, str] = MappingProxyType(
     {"deepseek-v4-flash": "deepseek-flash", "deepseek-v4-flash-vision-exp": "deepseek-flash"}
@@ -35,6 +37,7 @@ _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 INSUFFICIENT_BALANCE = "Insufficient Balance"
 NO_SUCH_USER = "Authentication Fails (no such user)"
 WRONG_HEADER = "Authentication Fails (auth header format should be Bearer sk-...)"
+NO_IMAGES = "This model does not support image"
 CONTENT_RISK = "Content Exists Risk"
 TOO_BUSY = (
     "Service is too busy. We advise users to temporarily switch to alternative LLM API "
@@ -187,10 +190,10 @@ def _unreadable_message(message: object, body: Mapping[str, Any]) -> Iterator[st
         expected = ", ".join(f"'{name}'" for name in _ROLES)
         yield f": unknown variant '{role}', expected one of {expected}"
     sees_images = ALIASES.get(str(body.get("model")), body.get("model")) == "deepseek-flash"
-    if isinstance(content, list) and not sees_images:
-        yield ": invalid type: sequence, expected a string"
-    elif isinstance(content, list):
+    if isinstance(content, list):
         yield from _unreadable_parts(content)
+        if not sees_images and not images_of(content):
+            yield ": invalid type: sequence, expected a string"
     elif not (isinstance(content, str) or (content is None and role == "assistant")):
         yield ": invalid type, expected a string"
 
@@ -230,6 +233,7 @@ def _unusable(body: Mapping[str, Any], *, beta: bool) -> Iterator[str]:
     if not body["messages"]:
         yield "Empty input messages"
         return
+    yield from _unusable_images(body)
     yield from _out_of_range(body)
     kind = (body.get("response_format") or {}).get("type", "text")
     if kind not in {"text", "json_object"}:
@@ -243,6 +247,16 @@ def _unusable(body: Mapping[str, Any], *, beta: bool) -> Iterator[str]:
     yield from _unusable_tools(body)
     if body.get("logprobs"):
         yield "This sandbox has no logprobs"
+
+
+def _unusable_images(body: Mapping[str, Any]) -> Iterator[str]:
+    """Say what the guide on vision says of requests with pictures (api-docs.deepseek.com)."""
+    with_images = [m for m in body["messages"] if images_of(m.get("content"))]
+    if with_images and model_of(body) != "deepseek-flash":
+        yield NO_IMAGES
+    if any(message["role"] != "user" for message in with_images):
+        yield "Images are supported in user messages only"
+    yield from faults(body)
 
 
 def _out_of_range(body: Mapping[str, Any]) -> Iterator[str]:

@@ -5,10 +5,11 @@ Everything here may be touched by several threads at once.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal, overload
@@ -27,6 +28,7 @@ Fault = Literal[
     "no-usage",
 ]
 _BREAKS = frozenset({"close", "reset", "stall", "keep-alive", "error", "end"})
+_PICTURE = re.compile(r"(data:image/[\w+.-]*;base64,\w{16})[\w+/=]+")
 _WORDLESS = frozenset({"close", "reset", "stall"})
 
 
@@ -108,7 +110,8 @@ class Exchange:
     """One request and what became of it.
 
     *status* is None until the response begins. *cost* is None where nothing was
-    charged. *headers* have lower-case names and stay out of the repr.
+    charged. *headers* have lower-case names and stay out of the repr, as do the bytes
+    of pictures.
     """
 
     method: str
@@ -123,6 +126,10 @@ class Exchange:
     currency: str | None = None
     finished: bool = False
     client_gone: bool = False
+
+    def __repr__(self) -> str:
+        values = (f"{one.name}={getattr(self, one.name)!r}" for one in fields(self) if one.repr)
+        return _PICTURE.sub(r"\1…", f"Exchange({', '.join(values)})")
 
 
 class Log:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from .sandbox_images import images_of, tokens_of
+
 Parts = tuple[str, ...]
 
-IMAGE_TOKENS = 384
 _TENTHS_PER_CHARACTER = 3  # 0.3 token per English character ...
 _TENTHS_PER_IDEOGRAPH = 6  # ... and 0.6 per Chinese one
 _IDEOGRAPH = re.compile(
@@ -58,8 +59,7 @@ def text_of(content: object) -> str:
 
 def _message_tokens(message: Mapping[str, Any]) -> int:
     content = message.get("content")
-    images = sum(p["type"] == "image_url" for p in content) if isinstance(content, list) else 0
-    return count(text_of(content)) + IMAGE_TOKENS * images
+    return count(text_of(content)) + sum(map(tokens_of, images_of(content)))
 
 
 class ContextCache:

@@ -185,15 +185,16 @@ class Session:
 
         The settings are `model` ("flash", "pro" or a name of the API's),
         `think` ("off", "low", "high", "max"), `system`, `temperature`, `top_p`,
-        `max_tokens`, `stop` and `json`; the API's defaults hold for those not
-        given. *cell* names the place in the ledger. *budget* is what the question
-        may cost at most, in the account's currency, or a `limits.Cap` that it
-        shares with others; without `max_tokens` it sets one. A question that the
-        limits or the balance do not cover raises `OverLimit` or
-        `InsufficientBalance` before anything is sent, unless *anyway*. With
-        *off_peak* it waits for the cheaper hours. With *cache* a question that has
-        its answer in the ledger gets that one, for nothing. Closing the generator
-        closes the connection; what was received until then is recorded.
+        `max_tokens`, `stop`, `json` and `images` (figures, PIL images, bytes, paths
+        or addresses, one or a list); the API's defaults hold for those not given.
+        *cell* names the place in the ledger. *budget* is what the question may cost
+        at most, in the account's currency, or a `limits.Cap` that it shares with
+        others; without `max_tokens` it sets one. A question that the limits or the
+        balance do not cover raises `OverLimit` or `InsufficientBalance` before
+        anything is sent, unless *anyway*. With *off_peak* it waits for the cheaper
+        hours. With *cache* a question that has its answer in the ledger gets that
+        one, for nothing. Closing the generator closes the connection; what was
+        received until then is recorded.
         """
         request = self._request(prompt, settings)
         terms = Terms(_cap(budget), anyway)

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import failures, frames, preflight, schemas, templates
 from .clearance import estimate_at
 from .errors import DeepSeekError, InvalidOption, KeyInText
+from .estimate import most_in
 from .jobs import Forecast
 from .prices import PER
 from .records import name_of, shape_of
-from .tokens import most
 from .wire import EXACT, Answer, CostRange, Message, Request
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def survey(asker: Asker, questions: Questions, *, fresh: bool) -> Survey:
             found.copies[name] = found.copies.get(name, 0) + 1
         else:
             found.first[name] = row
-            found.bytes += most(message.content for message in request.messages)
+            found.bytes += most_in(request)
             if len(found.sample) < SAMPLE:
                 found.sample.append(request)
     found.key, found.is_fresh = _key(found), fresh

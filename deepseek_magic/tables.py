@@ -196,9 +196,11 @@ def _asked(request: str | None) -> str:
     """Give the beginning of the question in a *request* as it was sent."""
     try:
         said = json.loads(request or "")["messages"][-1]["content"]
+        text, *pictures = [said] if isinstance(said, str) else [said[0]["text"], *said[1:]]
     except (ValueError, LookupError, TypeError):
         return "(its text was not kept)"
-    return one_line(str(said), 60)
+    with_it = f" (with {counted(len(pictures), 'picture')})" if pictures else ""
+    return one_line(str(text), 60) + with_it
 
 
 # Cells that wait

