@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +139,7 @@ class DeepSeekMagics(Magics):
         self._workspace: Workspace | None = None
         self._succeeded: set[str] = set()
         self._failure: Failure | None = None
+        self.given = _Given({}, [], None)
 
     @property
     def workspace(self) -> Workspace:
@@ -432,16 +435,30 @@ def help_alone(lines: list[str]) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What the shell was given, as it was given: `%autoreload` makes new functions of ours."""
+
+    hooks: Mapping[str, Callable[..., None]]
+    transformers: list[Callable[[list[str]], list[str]]]
+    matcher: Any
+
+
 def load(shell: InteractiveShell) -> None:
     """Register the magics, their completion and their hook; loading twice is harmless."""
     if find(shell) is not None:
         return
     magics = DeepSeekMagics(shell)
     shell.register_magics(magics)
-    shell.events.register("pre_run_cell", magics.before_cell)
-    shell.events.register("post_run_cell", magics.after_cell)
-    shell.Completer.custom_matchers.append(complete)
-    shell.input_transformers_cleanup[:0] = [magics.turn_away, help_alone]
+    magics.given = _Given(
+        {"pre_run_cell": magics.before_cell, "post_run_cell": magics.after_cell},
+        [magics.turn_away, help_alone],
+        complete,
+    )
+    for event, hook in magics.given.hooks.items():
+        shell.events.register(event, hook)
+    shell.Completer.custom_matchers.append(magics.given.matcher)
+    shell.input_transformers_cleanup[:0] = magics.given.transformers
     html, text = _answer_formats(shell)
     html.for_type(Answer, _answer_html)
     text.for_type(Answer, _answer_text)
@@ -453,11 +470,12 @@ def unload(shell: InteractiveShell) -> None:
     if magics is None:
         return
     magics.close()
-    shell.events.unregister("pre_run_cell", magics.before_cell)
-    shell.events.unregister("post_run_cell", magics.after_cell)
-    if complete in shell.Completer.custom_matchers:
-        shell.Completer.custom_matchers.remove(complete)
-    for transformer in (magics.turn_away, help_alone):
+    ours = magics.given
+    for event, hook in ours.hooks.items():
+        shell.events.unregister(event, hook)
+    if ours.matcher in shell.Completer.custom_matchers:
+        shell.Completer.custom_matchers.remove(ours.matcher)
+    for transformer in ours.transformers:
         if transformer in shell.input_transformers_cleanup:
             shell.input_transformers_cleanup.remove(transformer)
     for formatter in _answer_formats(shell):

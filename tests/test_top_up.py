@@ -211,7 +211,7 @@ def test_wait_outlasts_a_balance_that_cannot_be_read(poor: Session, empty_api: S
     empty_api.script(Reply(status=500), path="/user/balance", forever=True)
 
     with pytest.raises(InsufficientBalance):
-        poor.wait(0.2, told=looks.append)
+        poor.wait(2, told=looks.append)
 
     assert looks[0].balance is None
     assert looks[0].problem is not None
