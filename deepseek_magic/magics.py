@@ -105,6 +105,11 @@ class DeepSeekMagics(Magics):
         allow_none=True,
         help="Lets all notebooks together spend no more than this on a day, in your currency.",
     ).tag(config=True)
+    repair = Bool(
+        True,
+        help="Sends an answer that is not the JSON asked for (--json, --schema) back once, to be "
+        "put right.",
+    ).tag(config=True)
     off_peak = Bool(False, help="Waits for the cheaper hours before each question.").tag(
         config=True
     )
@@ -247,18 +252,18 @@ class DeepSeekMagics(Magics):
         schema = self._schema(options)
         request = self.request(options, text, schema)
         if options.dry_run:
-            self.workspace.preview(request, **terms)
+            self.workspace.preview(request, repair=self._repairs(options), **terms)
             return
         answer = self.workspace.ask(
             request,
             text=_whole(line, text),
             on_empty=_first(options.on_empty, self.on_empty),
             row=row,
-            read=None if schema is None else schema.object,
+            schema=schema,
+            repair=self._repairs(options),
             **terms,
         )
-        value: Any = answer.json() if options.json and schema is None else answer
-        self._bind(options, value if schema is None else schema.object(answer.text))
+        self._bind(options, _value(answer, schema) if request.json else answer)
 
     def _ask_rows(
         self, options: Options, line: str, text: str, terms: dict[str, Any], row: Pending | None
@@ -278,6 +283,7 @@ class DeepSeekMagics(Magics):
             concurrency=_first(options.concurrency, self.concurrency),
             schema=None if options.schema is None else model_of(options.schema, names),
             json=options.json,
+            repair=self._repairs(options),
             fresh=options.fresh,
             data_tokens=self.data_tokens,
             out=options.out,
@@ -297,6 +303,9 @@ class DeepSeekMagics(Magics):
     def _bind(self, options: Options, value: object) -> None:
         if options.out is not None:
             self.workspace.shell.user_ns[options.out] = value
+
+    def _repairs(self, options: Options) -> bool:
+        return self.repair and not options.no_repair
 
     def _schema(self, options: Options) -> Schema | None:
         if options.schema is None:
@@ -329,6 +338,13 @@ class DeepSeekMagics(Magics):
             parts = (settings["system"], schema.instructions())
             settings["system"] = "\n\n".join(part for part in parts if part)
         return question(prompt.strip("\n"), **settings, json=options.json or schema is not None)
+
+
+def _value(answer: Answer, schema: Schema | None) -> Any:
+    """Give what a cell binds that asked for JSON; one that was kept is read only now."""
+    if schema is None:
+        return answer.json()
+    return schema.bound(answer.parsed if answer.schema else schema.object(answer.text))
 
 
 def _whole(line: str, text: str) -> str:

@@ -63,7 +63,9 @@ class TerminalView:
     def show(self, answer: Answer) -> None:
         """Print what is new."""
         if answer.note and answer.finish_reason is None:
-            print(markdown.to_terminal(answer.note), flush=True)
+            gap = "\n\n" if self._printed else ""
+            print(f"{gap}{markdown.to_terminal(answer.note)}", flush=True)
+            self._printed, self._thought = 0, False  # what comes then is another answer
         if answer.reasoning and not answer.text and not self._thought:
             self._thought = True
             print("Thinking…", flush=True)
@@ -116,6 +118,7 @@ class NotebookView:
         """Redraw if it is time; a longer block waits longer for its turn."""
         now = self._clock()
         if answer.note and answer.finish_reason is None:
+            self._start_over()
             self._draw(render.waiting_shown(answer.note).html)
             return
         if now < self._next:
@@ -146,6 +149,19 @@ class NotebookView:
             self._publisher.clear_output(wait=True)
         else:
             self._empty(self._displays)
+
+    def _start_over(self) -> None:
+        """Make room for another answer in the place of the one that was shown so far."""
+        first, *rest = self._displays
+        if rest and self._alone:
+            self._publisher.clear_output(wait=True)
+            self._displays = []
+            self._open_display()
+        elif rest:
+            self._empty(rest)
+            self._displays, self._fresh = [first], False
+        self._open_from, self._carried, self._next = 0, "", 0.0
+        self._finished, self._finished_size = None, 0
 
     def _empty(self, displays: Iterable[str]) -> None:
         for display in displays:

@@ -23,6 +23,8 @@ from decimal import (
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, Self, get_args
 
+from .json_text import json_in
+
 Role = Literal["system", "user", "assistant"]
 Think = Literal["off", "low", "high", "max"]
 State = Literal["fine", "low", "empty", "unavailable", "unknown"]
@@ -291,7 +293,8 @@ class Answer:
     are not known. *cost_range* then says between which bounds it lies, where that
     is known. *seconds* count from the sending of the request. *note* says what is
     waited for before the question is sent again, or, of a whole answer, what its
-    reader has to know of its cost; else "".
+    reader has to know of its cost; else "". *parsed* is what the text says, where JSON was
+    asked for: an instance of the schema's model, else the JSON; *schema* is what read it.
     """
 
     text: str = ""
@@ -304,6 +307,8 @@ class Answer:
     currency: str | None = None
     seconds: float | None = None
     note: str = ""
+    parsed: Any = field(default=None, repr=False, compare=False)
+    schema: Any = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text
@@ -326,9 +331,19 @@ class Answer:
     def json(self) -> Any:
         """Parse the text as JSON; a `ValueError` says where it is not.
 
-        JSON that is nested some thousand deep raises `RecursionError`.
+        A fence around it, or a sentence beside it, is borne. JSON that is nested some
+        thousand deep raises `RecursionError`.
         """
-        return json.loads(self.text)
+        return json.loads(json_in(self.text))
+
+    def frame(self) -> Any:
+        """Put what a schema has read into a frame: a row for each model, a column for each field.
+
+        It is one of pandas, or of Polars where that alone is installed; a list without both.
+        """
+        if self.schema is None:
+            raise ValueError("No schema was asked for; ask with one: ask(…, schema=list[Model])")
+        return self.schema.frame(self.parsed)
 
 
 def amount(value: object) -> Decimal | None:

@@ -19,6 +19,7 @@ PACKAGE = Path(deepseek_magic.__file__).parent
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 LAYERS = (
+    ("json_text",),
     (
         *("errors", "wire", "store", "schema", "processes", "evidence", "markdown", "tokens"),
         *("jobs", "pace", "connections", "sandbox", "sandbox_*"),
@@ -27,7 +28,7 @@ LAYERS = (
         *("entries", "prices", "options", "failures", "recognise", "top_up", "elements"),
         *("describe", "home", "stamps", "frames", "schemas"),
     ),
-    ("ledger", "client", "preflight", "placeholders", "estimate", "outlook", "reconcile"),
+    ("ledger", "client", "preflight", "placeholders", "estimate", "outlook", "reconcile", "repair"),
     ("purse", "tables", "limits", "records", "chart", "async_client", "templates"),
     ("clearance", "books", "progress", "shares"),
     ("survey",),
@@ -51,7 +52,7 @@ LAYERS = (
     ("magics",),
     ("__init__",),
 )
-FIRST_WITH_A_NOTEBOOK = 14
+FIRST_WITH_A_NOTEBOOK = 15
 NOTEBOOK = {"IPython", "ipywidgets", "traitlets", "ipykernel", "jupyter_client"}
 API_LIBRARIES = {"openai", "httpx", "httpx2"}
 LATE = {
@@ -61,7 +62,7 @@ LATE = {
         "pandas",
         "polars",
         "pyarrow",
-        "pydantic",
+        *("pydantic", "typing_extensions", "jsonschema", "referencing"),
         "tqdm",
         "dask",
         "distributed",
