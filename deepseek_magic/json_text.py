@@ -18,7 +18,7 @@ def json_in(text: str) -> str:
     One object or list is taken out of a fence and from between sentences that have no
     bracket, or else out of the only fence. What is cut off is not searched for parts.
     """
-    text = text.strip().removeprefix("\ufeff")
+    text = text.strip().removeprefix("\ufeff").strip()
     return next((part for part in _parts(text) if _is_json(part)), text)
 
 
