@@ -37,10 +37,10 @@ def with_form(request: Request, schema: Schema | None) -> Request:
     told, first = schema.instructions(), request.messages[:1]
     if first and first[0].role == "system":
         before, rest = first[0].content, request.messages[1:]
-        system = before if told in before else f"{before}\n\n{told}"
+        system = replace(first[0], content=before if told in before else f"{before}\n\n{told}")
     else:
-        system, rest = told, request.messages
-    return replace(request, messages=(Message("system", system), *rest), json=True)
+        system, rest = Message("system", told), request.messages
+    return replace(request, messages=(system, *rest), json=True)
 
 
 def repair_of(request: Request, answer: Answer, problems: Sequence[str]) -> Request:
@@ -170,8 +170,9 @@ def unrepaired(wrong: UnusableAnswer, why: DeepSeekError, answer: Answer) -> Dee
     if isinstance(why, UnusableAnswer):
         why.args = (after_one(why),)
     elif isinstance(why, InsufficientBalance):
-        told = str(why).replace("Nothing was billed. ", "", 1).replace("Nothing was sent. ", "", 1)
-        why.args = (f"{_what(wrong)}. It was billed, and its repair was not sent. {told}",)
+        first, _, rest = str(why).partition(". ")
+        rest = rest.removeprefix("Nothing was billed. ").removeprefix("Nothing was sent. ")
+        why.args = (f"{first}. {_what(wrong)}. It was billed; its repair was not sent. {rest}",)
     else:
         reason = one_line(str(why).partition(". ")[0].rstrip("."), PROBLEM)
         wrong.args = (f"{wrong} No repair came: {reason}.",)

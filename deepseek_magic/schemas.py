@@ -149,10 +149,15 @@ def _frame(columns: Mapping[str, list[Any]], found: Any) -> Any:
     """Make a frame of pandas, else of Polars; *found* as it is where neither is installed."""
     try:
         import pandas as pd
-
-        return pd.DataFrame(dict(columns))
     except ImportError:
-        pass
+        return _polars_frame(columns, found)
+    try:
+        return pd.DataFrame(dict(columns))
+    except UnicodeEncodeError:  # half a character, which the text type of pandas does not take
+        return pd.DataFrame({name: pd.Series(v, dtype="object") for name, v in columns.items()})
+
+
+def _polars_frame(columns: Mapping[str, list[Any]], found: Any) -> Any:
     try:
         import polars as pl
     except ImportError:
@@ -170,7 +175,8 @@ def schema_of(model: Any) -> Schema:
     if isinstance(model, dict):
         return _described(model)
     name = _name(model)
-    if not (isinstance(model, type | UnionType) or typing.get_origin(model)):
+    plain = _unwrapped(model)
+    if not (isinstance(plain, type | UnionType) or typing.get_origin(plain)):
         kind = one_line(type(model).__name__, 40)
         raise _no_schema(f"A value of type {kind} is no model; that is a class")
     if old := _of_pydantic_1(model):
@@ -196,6 +202,7 @@ def _typed(model: Any, name: str) -> Schema:
         if key := _key(schema):
             whole = TypeAdapter[Any](TypedDict("Form", {key: model}))  # type: ignore[operator]
             asked = whole.json_schema(schema_generator=_generator())
+            del asked["title"]
     except Exception as error:
         reason = one_line(str(error).partition("\n")[0], 160)
         raise _no_schema(f"{name} is no schema that Pydantic can use ({reason})") from error
@@ -227,21 +234,59 @@ def _described(model: dict[str, Any]) -> Schema:
         checker = validator_for(schema)
         checker.check_schema(schema)
     except SchemaError as error:
-        raise _no_schema(f"The dict is no JSON schema ({one_line(error.message, 120)})") from error
+        raise _no_json_schema(
+            f"The dict is no JSON schema ({one_line(error.message, 120)})"
+        ) from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise _no_schema(f"The dict is no JSON schema ({one_line(str(error), 120)})") from error
+        raise _no_json_schema(
+            f"The dict is no JSON schema ({one_line(str(error), 120)})"
+        ) from error
+    if missing := _unresolved(schema):
+        raise _no_json_schema(f"The JSON schema refers to {missing}, which is not in it")
     if not _says_something(schema):
-        raise _no_schema('The dict is no JSON schema: it has no "type" and no "properties"')
-    key, items = _key(schema), _resolved(schema.get("items"), schema)
+        raise _no_json_schema('The dict is no JSON schema: it has no "type" and no "properties"')
+    key, items = _key(schema), _resolved(_resolved(schema, schema).get("items"), schema)
     return Schema(
         one_line(str(schema.get("title") or "the JSON schema"), 60),
-        tuple(schema["properties"]) if _is_object(schema, schema) else (),
+        tuple(_resolved(schema, schema)["properties"]) if _is_object(schema, schema) else (),
         tuple(items["properties"]) if key == ITEMS and _is_object(items, schema) else (),
         model,
         # With an empty registry nothing that a schema refers to is fetched from anywhere.
         _OfSchema(checker(schema, registry=Registry()), key),
         _instructions(_within(schema, key) if key else schema),
     )
+
+
+def _no_json_schema(what: str) -> InvalidOption:
+    return InvalidOption(
+        f"{what}. Nothing was sent. Give one, such as: "
+        '{"type": "object", "properties": {"topic": {"type": "string"}}}'
+    )
+
+
+def _unresolved(schema: dict[str, Any]) -> str | None:
+    """Name a reference that leads nowhere: with it no answer would ever fit."""
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    found = Resource.from_contents(schema, default_specification=DRAFT202012)
+    lookup = Registry().with_resource(uri="", resource=found).resolver().lookup
+    for ref in _refs(schema):
+        try:
+            lookup(ref)
+        except Unresolvable:
+            return one_line(ref, 100)
+    return None
+
+
+def _refs(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        if isinstance(ref := schema.get("$ref"), str):
+            yield ref
+        yield from (ref for part in schema.values() for ref in _refs(part))
+    elif isinstance(schema, list):
+        yield from (ref for part in schema for ref in _refs(part))
 
 
 def _no_schema(what: str) -> InvalidOption:
@@ -251,11 +296,26 @@ def _no_schema(what: str) -> InvalidOption:
     )
 
 
+def _unwrapped(model: Any) -> Any:
+    """Give the type that an annotated one, a new one or an alias stands for."""
+    for _ in range(PROBLEMS):  # an alias may stand for itself
+        if typing.get_origin(model) is typing.Annotated:
+            model = typing.get_args(model)[0]
+        elif type(model).__name__ == "TypeAliasType":
+            model = model.__value__
+        elif isinstance(model, typing.NewType):
+            model = model.__supertype__
+        else:
+            break
+    return model
+
+
 def _name(model: Any) -> str:
     """Write a type as one writes it: `list[Label]`."""
+    model = _unwrapped(model)
+    if model is type(None):
+        return "None"
     origin, args = typing.get_origin(model), typing.get_args(model)
-    if origin is typing.Annotated:
-        return _name(args[0])
     if origin in {typing.Union, UnionType}:
         return one_line(" | ".join(_name(arg) for arg in args), 60)
     name = str(getattr(origin or model, "__name__", None) or model)
@@ -381,8 +441,7 @@ def _generator() -> type[Any]:
 
 def _fields(model: Any) -> tuple[str, ...]:
     """Give the names that a dumped *model* has, in their order."""
-    if typing.get_origin(model) is typing.Annotated:
-        return _fields(typing.get_args(model)[0])
+    model = _unwrapped(model)
     origin = typing.get_origin(model) or model
     known = getattr(model, "__pydantic_fields__", None)
     if known is not None:
@@ -398,9 +457,7 @@ def _fields(model: Any) -> tuple[str, ...]:
 
 def _item_fields(model: Any, schema: Mapping[str, Any]) -> tuple[str, ...]:
     """Give the fields of each model in a list of models."""
-    if typing.get_origin(model) is typing.Annotated:
-        return _item_fields(typing.get_args(model)[0], schema)
-    items = schema.get("items")
+    model, items = _unwrapped(model), _resolved(schema, schema).get("items")
     if typing.get_origin(model) not in _SEQUENCES or not items or not _is_object(items, schema):
         return ()
     return _fields(typing.get_args(model)[0])

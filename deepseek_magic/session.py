@@ -209,8 +209,9 @@ class Session:
         *schema* asks for JSON that fits it, and puts what it says into `.parsed`: a
         model of Pydantic, `list[Model]`, a dataclass, whatever else Pydantic takes for a
         type, or a JSON schema as a dict. An answer that is not the JSON asked for is sent
-        back once, to be put right, within the same *budget*; the last answer has the cost of
-        both. With *repair* False that is not done.
+        back once, to be put right, within the same *budget*: a note says so, the text then
+        grows anew, and the last answer has the cost of both. With *repair* False that is
+        not done.
         """
         form = None if schema is None else schemas.schema_of(schema)
         request = self._request(prompt, {**settings, "schema": form, "repair": repair})
@@ -419,6 +420,7 @@ class Session:
         limit: int | None = None,
         schema: object = None,
         json: bool = False,
+        repair: bool = True,
         fresh: bool = False,
         names: Mapping[str, object] | None = None,
         data_tokens: int = 1000,
@@ -434,6 +436,7 @@ class Session:
             limit=limit,
             schema=schema,
             json=json,
+            repair=repair,
             fresh=fresh,
             names=names,
             column=column,

@@ -59,21 +59,25 @@ class TerminalView:
     def __init__(self) -> None:
         self._printed = 0
         self._thought = False
+        self._text = self._earlier = ""
 
     def show(self, answer: Answer) -> None:
         """Print what is new."""
         if answer.note and answer.finish_reason is None:
             gap = "\n\n" if self._printed else ""
             print(f"{gap}{markdown.to_terminal(answer.note)}", flush=True)
-            self._printed, self._thought = 0, False  # what comes then is another answer
+            # What comes then is another answer.
+            self._earlier, self._text = self._text or self._earlier, ""
+            self._printed, self._thought = 0, False
         if answer.reasoning and not answer.text and not self._thought:
             self._thought = True
             print("Thinking…", flush=True)
         self._print(answer.text.removesuffix("\r"))  # perhaps half a line end
 
     def end(self, answer: Answer, line: str, stamp: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """Print the rest and the quiet line."""
-        self._print(answer.text)
+        """Print the rest and the quiet line; not once more what no other answer followed."""
+        if self._printed or answer.text != self._earlier:
+            self._print(answer.text)
         print(f"\n\n{line}" if self._printed else line, flush=True)
 
     def drop(self) -> None:
@@ -81,7 +85,7 @@ class TerminalView:
 
     def _print(self, text: str) -> None:
         print(markdown.to_terminal(text[self._printed :]), end="", flush=True)
-        self._printed = len(text)
+        self._printed, self._text = len(text), text
 
 
 class NotebookView:

@@ -62,7 +62,7 @@ LATE = {
         "pandas",
         "polars",
         "pyarrow",
-        *("pydantic", "typing_extensions", "jsonschema", "referencing"),
+        *("pydantic", "jsonschema", "referencing"),
         "tqdm",
         "dask",
         "distributed",

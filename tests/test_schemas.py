@@ -236,6 +236,8 @@ def test_instructions_are_alike_in_every_process() -> None:
         {"topic": str},
         {"topic": "str"},
         {"type": "nothing"},
+        {"$ref": "https://example.org/label.json"},
+        {"type": "array", "items": {"$ref": "#/$defs/missing"}},
         {},
         object,
         Any,
@@ -252,7 +254,8 @@ def test_what_is_no_model_is_one_line(wrong: Any) -> None:
     with pytest.raises(InvalidOption) as raised:
         schemas.schema_of(wrong)
 
-    assert "Nothing was sent. Give a class" in str(raised.value)
+    kind = "one, such as: {" if isinstance(wrong, dict) else "a class"
+    assert f"Nothing was sent. Give {kind}" in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
