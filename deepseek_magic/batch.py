@@ -45,6 +45,7 @@ class Asking:
     names: Mapping[str, object] | None = None
     cell: str | None = None
     data_tokens: int = 1000
+    repair: bool = True
 
     def __post_init__(self) -> None:
         if self.settings.get("images"):
@@ -118,18 +119,19 @@ def _questions(asking: Asking) -> Questions:
     filled = templates.read(
         asking.template, read.columns, names=asking.names, bound=asking.data_tokens
     )
-    return Questions(read, filled, asking.settings, schema, asking.json)
+    return Questions(read, filled, asking.settings, schema, asking.json, asking.repair)
 
 
 def _columns(asking: Asking, questions: Questions) -> tuple[str, ...]:
     schema = questions.schema
-    return (*((asking.column,) if schema is None else schema.fields), "cost", "error")
+    new = (asking.column,) if schema is None else schema.columns(asking.column)
+    return (*new, "cost", "error")
 
 
 def _frame(questions: Questions, asking: Asking, job: Job) -> Any:
     results, schema = job.tally.results, questions.schema
     columns: dict[str, list[Any]] = {}
-    if schema is None:
+    if schema is None or not schema.fields:
         columns[asking.column] = results.values
     else:
         for name in schema.fields:

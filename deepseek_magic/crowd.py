@@ -20,6 +20,7 @@ from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from . import preflight
 from .allowance import Allowance
 from .async_client import AsyncClient
 from .clearance import Admitted
@@ -41,6 +42,7 @@ from .limits import day_untold
 from .pace import Pace
 from .prices import price_list
 from .records import FREE, Ended, answer_of, as_sent, state_of
+from .repair import after_one, both, problems_of, repair_of
 from .survey import LOOKED_UP, Asker, Survey, mark_of
 from .tally import Tally
 from .wire import SHORT_NAMES, Answer, Request
@@ -94,7 +96,10 @@ STOPPING = (
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """A question to be sent, or to be sent again, at the earliest when it is *due*."""
+    """A question to be sent, or to be sent again, at the earliest when it is *due*.
+
+    *wrong* is its answer, with its cost, that was no good and is being put right.
+    """
 
     number: int
     request: Request
@@ -103,6 +108,19 @@ class _Row:
     answers_before: int = 0
     sent: float = 0.0
     due: float = 0.0
+    wrong: Answer | None = None
+
+    def bill(self, answer: Answer) -> Answer:
+        """Give *answer* at the cost of the row."""
+        if self.wrong is None:
+            return answer
+        return replace(both(self.wrong, answer), usage=answer.usage)
+
+    def words(self, error: DeepSeekError) -> str:
+        """Say what is wrong with the row."""
+        if self.wrong is not None and isinstance(error, UnusableAnswer):
+            return after_one(error)
+        return str(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -536,7 +554,9 @@ class Job:
         ended = Ended(call, answer, state, self._asker.now(), error)
         priced, outcome = ended.outcome(self._asker.currency, self._asker.clearance.own)
         going.settle(priced, billed=state not in FREE)
-        again = error is not None and self._is_refused(row, error)
+        again = error is not None and (
+            self._is_sent_back(row, priced, error) or self._is_refused(row, error)
+        )
         self._ended.append(_Done(row, ended, priced, outcome, value, again))
         self._wake.set()
 
@@ -552,22 +572,41 @@ class Job:
         answer, state, error = done.answer, done.ended.state, done.ended.error
         self._asker.add_up(answer)
         self.tally.spend(answer, free=state in FREE)
+        row = done.row
         if state == "done":
             self._pace.answered(time.monotonic())
             self._failures = 0
             if not self._stops:
                 self.tally.note = ""
             if self._asker.ledger.keep != "all":
-                self._asker.answered[done.row.name] = answer
-            self.tally.answered(done.row.number, done.value, answer)
+                self._asker.answered[row.name] = answer
+            self.tally.answered(row.number, done.value, row.bill(answer))
         elif error is None:
             words = "Stopped while it was under way; it may be billed. Run again for this row."
-            self.tally.failed(done.row.number, words, answer)
+            self.tally.failed(row.number, words, row.bill(answer))
         elif done.again:
-            self._again.append(done.row)
+            self._again.append(row)
+            if row.wrong is not None:
+                self.tally.sent_back(row.number, row.wrong)
         elif error.may_be_billed or (not isinstance(error, FOR_ALL) and error is not self._error):
-            billed = None if state in FREE else answer
-            self.tally.failed(done.row.number, str(error), billed)
+            billed = row.wrong if state in FREE else row.bill(answer)
+            self.tally.failed(row.number, row.words(error), billed)
+
+    def _is_sent_back(self, row: _Row, answer: Answer, error: DeepSeekError) -> bool:
+        """Tell whether *answer* is to be put right, which it is once; the row then asks for that.
+
+        Where nothing more is to be sent, the row stays without an answer.
+        """
+        questions = self._found.questions
+        if row.wrong is not None or not (row.request.json and questions.repair):
+            return False
+        if not (problems := problems_of(error, answer)):
+            return False
+        request = repair_of(row.request, answer, problems)
+        if preflight.refusal(request, self._asker.client.key):
+            return False
+        row.request, row.wrong, row.tries, row.due = request, answer, 0, 0.0
+        return True
 
     def _is_refused(self, row: _Row, error: DeepSeekError) -> bool:
         """Tell whether a row is to be asked again; end the job where the *error* is not its own.

@@ -161,6 +161,8 @@ class UnusableAnswer(DeepSeekError):
     """The answer is whole, but it is empty or not of the form that was asked for."""
 
     may_be_billed = True
+    problems: tuple[str, ...] = ()
+    """What is wrong with it, a line each, where the model may be asked to put it right."""
 
 
 class Interrupted(KeyboardInterrupt):

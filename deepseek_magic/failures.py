@@ -319,7 +319,9 @@ def verdict(request: Request, answer: Answer) -> DeepSeekError | None:
     if found := _cut_short(answer):
         return found
     if not answer.text.strip():
-        return UnusableAnswer(_without_text(request, answer))
+        empty = UnusableAnswer(_without_text(request, answer))
+        empty.problems = ("It is empty",)
+        return empty
     return _json_verdict(answer) if request.json else None
 
 
@@ -386,10 +388,12 @@ def _json_verdict(answer: Answer) -> DeepSeekError | None:
             if answer.finish_reason == "length"
             else ""
         )
-        return UnusableAnswer(
+        found = UnusableAnswer(
             f"The answer is not JSON ({error}){cut}. It was billed, and its text is kept above. "
             "Run the cell again, or say in the question what the JSON should look like."
         )
+        found.problems = (f"It is not JSON: {error}",)
+        return found
     return None
 
 

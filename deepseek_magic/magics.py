@@ -110,6 +110,11 @@ class DeepSeekMagics(Magics):
         allow_none=True,
         help="Lets all notebooks together spend no more than this on a day, in your currency.",
     ).tag(config=True)
+    repair = Bool(
+        True,
+        help="Sends an answer that is not the JSON asked for (--json, --schema) back once, to be "
+        "put right.",
+    ).tag(config=True)
     off_peak = Bool(False, help="Waits for the cheaper hours before each question.").tag(
         config=True
     )
@@ -278,20 +283,20 @@ class DeepSeekMagics(Magics):
         request = self.request(options, text, schema)
         cache = (options.cache or self.cache) and not options.fresh
         if options.dry_run:
-            self.workspace.preview(request, cache=cache, **terms)
+            self.workspace.preview(request, cache=cache, repair=self._repairs(options), **terms)
             return
         answer = self.workspace.ask(
             request,
             text=_whole(line, text),
             on_empty=_first(options.on_empty, self.on_empty),
             row=row,
-            read=None if schema is None else schema.object,
+            schema=schema,
+            repair=self._repairs(options),
             cache=cache,
             fresh=options.fresh,
             **terms,
         )
-        value: Any = answer.json() if options.json and schema is None else answer
-        self._bind(options, value if schema is None else schema.object(answer.text))
+        self._bind(options, _value(answer, schema) if request.json else answer)
         if options.code:
             self.workspace.place_code(answer)
 
@@ -313,6 +318,7 @@ class DeepSeekMagics(Magics):
             concurrency=_first(options.concurrency, self.concurrency),
             schema=None if options.schema is None else model_of(options.schema, names),
             json=options.json,
+            repair=self._repairs(options),
             fresh=options.fresh,
             data_tokens=self.data_tokens,
             out=options.out,
@@ -332,6 +338,9 @@ class DeepSeekMagics(Magics):
     def _bind(self, options: Options, value: object) -> None:
         if options.out is not None:
             self.workspace.shell.user_ns[options.out] = value
+
+    def _repairs(self, options: Options) -> bool:
+        return self.repair and not options.no_repair
 
     def _schema(self, options: Options) -> Schema | None:
         if options.schema is None:
@@ -378,6 +387,13 @@ class DeepSeekMagics(Magics):
 
         names = self.workspace.shell.user_ns
         return tuple(one for text in options.image for one in images.read(image_of(text, names)))
+
+
+def _value(answer: Answer, schema: Schema | None) -> Any:
+    """Give what a cell binds that asked for JSON; one that was kept is read only now."""
+    if schema is None:
+        return answer.json()
+    return schema.bound(answer.parsed if answer.schema else schema.object(answer.text))
 
 
 def _whole(line: str, text: str) -> str:

@@ -45,6 +45,7 @@ class Options:
     schema: str | None = None
     code: bool = False
     cache: bool = False
+    no_repair: bool = False
     raw: bool = False
     each: str | None = None
     column: str | None = None
@@ -279,10 +280,18 @@ _OPTIONS = (
     _Option(
         ("--schema",),
         "schema",
-        "Asks for JSON that fits MODEL, a Pydantic model of the notebook, and checks the answer; "
-        "-o NAME gets an instance, --each a column for each field.",
+        "Asks for JSON that fits MODEL, and checks the answer: a Pydantic model of the notebook, "
+        "list[Model], a dataclass, another type, or a JSON schema as a dict; in quotes where it "
+        "has blanks. -o NAME gets an instance, of a list of models a DataFrame; --each a column "
+        "for each field.",
         "MODEL",
         _expression,
+    ),
+    _Option(
+        ("--no-repair",),
+        "no_repair",
+        "Fails at once where the answer is not the JSON asked for, and does not send it back once "
+        "to be put right.",
     ),
     _Option(
         ("--code",),
@@ -406,6 +415,8 @@ def parse(line: str) -> Options:
 
 def _clash(values: dict[str, Any]) -> str | None:
     """Say which options do not go together."""
+    if "no_repair" in values and not {"json", "schema"} & set(values):
+        return "--no-repair goes only with --json or --schema MODEL, which ask for JSON."
     if "each" not in values:
         alone = next((one for one in _OPTIONS if one.each_only and one.field in values), None)
         if alone is not None:

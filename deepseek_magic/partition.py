@@ -275,7 +275,7 @@ def new_columns(asking: Asking) -> tuple[str, ...]:
     """Name the columns that the result has beside those of the data."""
     if asking.schema is None:
         return (asking.column, "cost", "error")
-    return (*schemas.schema_of(asking.schema).fields, "cost", "error")
+    return (*schemas.schema_of(asking.schema).columns(asking.column), "cost", "error")
 
 
 @dataclass(slots=True)
@@ -314,7 +314,9 @@ class _Try:
         asking = self.plan.asking
         schema = None if asking.schema is None else schemas.schema_of(asking.schema)
         filled = templates.read(asking.template, self.rows.data.columns, names=asking.names)
-        read = Questions(self.rows.data, filled, asking.settings, schema, asking.json)
+        read = Questions(
+            self.rows.data, filled, asking.settings, schema, asking.json, asking.repair
+        )
         try:
             return survey(self.session, read, fresh=asking.fresh)
         except (KeyInText, InvalidOption) as error:

@@ -133,6 +133,7 @@ class Rows:
     concurrency: int | None = None
     schema: object = None
     json: bool = False
+    repair: bool = True
     fresh: bool = False
     data_tokens: int = 1000
     out: str | None = None
@@ -153,7 +154,9 @@ class Rows:
     @property
     def new(self) -> tuple[str, ...]:
         """The columns of the answers."""
-        return (self.column,) if self.schema is None else schema_of(self.schema).fields
+        if self.schema is None:
+            return (self.column,)
+        return schema_of(self.schema).columns(self.column)
 
 
 class After(Protocol):
@@ -224,6 +227,7 @@ class RowCell:
             anyway=self._asking.anyway,
             progress=told,
             confirm=confirm,
+            repair=rows.repair,
             cell=self._asking.place.cell,
             **rows.asked(),
         )

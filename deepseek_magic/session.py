@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import limits, preflight, prices
+from . import limits, preflight, prices, schemas
 from .books import Books
 from .clearance import Admitted, Clearance, Terms, estimate_at
 from .client import DEEPSEEK, Client, Model
@@ -34,14 +34,25 @@ from .errors import (
     NoKey,
     OutOfMoney,
     RequestRefused,
+    UnusableAnswer,
     WrongKey,
 )
-from .failures import beside, verdict
+from .failures import beside
 from .home import find_key, ledger_path
 from .ledger import Asked, Keep, Ledger, Outcome, State
 from .limits import Cap
 from .purse import Purse
 from .records import FREE, Ended, answer_of, as_sent, at_most, name_of, price_columns, state_of
+from .repair import (
+    Reading,
+    asked_again,
+    both,
+    problems_of,
+    repair_of,
+    together,
+    unrepaired,
+    with_form,
+)
 from .top_up import Look, Watch, pauses
 from .wire import EXACT, Answer, Balance, CostRange, Key, Request, Usage
 
@@ -179,6 +190,8 @@ class Session:
         anyway: bool = False,
         off_peak: bool = False,
         cache: bool = False,
+        schema: object = None,
+        repair: bool = True,
         **settings: Any,
     ) -> Generator[Answer]:
         """Ask *prompt* and give the growing answer; the last one has its cost.
@@ -195,23 +208,34 @@ class Session:
         hours. With *cache* a question that has its answer in the ledger gets that
         one, for nothing. Closing the generator closes the connection; what was
         received until then is recorded.
+
+        *schema* asks for JSON that fits it, and puts what it says into `.parsed`: a
+        model of Pydantic, `list[Model]`, a dataclass, whatever else Pydantic takes for a
+        type, or a JSON schema as a dict. An answer that is not the JSON asked for is sent
+        back once, to be put right, within the same *budget*: a note says so, the text then
+        grows anew, and the last answer has the cost of both. With *repair* False that is
+        not done.
         """
-        request = self._request(prompt, settings)
+        form = None if schema is None else schemas.schema_of(schema)
+        request = self._request(prompt, {**settings, "schema": form, "repair": repair})
         terms = Terms(_cap(budget), anyway)
         client = self.client
         if refusal := preflight.refusal(request, client.key):
             raise refusal
-        if cache:
-            return self._cached_or(
-                request, self._answers(client, request, cell, terms, off_peak=off_peak)
-            )
-        return self._answers(client, request, cell, terms, off_peak=off_peak)
+        reading = Reading(form)
+        ask = self._repaired if request.json and repair else self._answers
+        asking = ask(client, request, cell, terms, reading, off_peak=off_peak)
+        return self._cached_or(request, reading, asking) if cache else asking
 
-    def _cached_or(self, request: Request, asking: Generator[Answer]) -> Generator[Answer]:
+    def _cached_or(
+        self, request: Request, reading: Reading, asking: Generator[Answer]
+    ) -> Generator[Answer]:
         """Give the answer that is known already, else that of *asking*, and keep it."""
         if (known := self.cached(request)) is not None:
-            yield known
-            return
+            known, error = reading.read(request, known)
+            if error is None:
+                yield known
+                return
         answer = Answer()
         for answer in asking:
             yield answer
@@ -233,12 +257,58 @@ class Session:
         return replace(answer, asked=at, cost=Decimal(0), cost_range=None, seconds=None, note="")
 
     def _request(self, prompt: str | Request, settings: dict[str, Any]) -> Request:
-        if isinstance(prompt, Request):
-            return prompt
-        return preflight.request_of(prompt, **settings)
+        """Make the request of a question; a schema goes into its system message."""
+        settings = dict(settings)
+        schema = settings.pop("schema", None)
+        preflight.READERS["json"]("repair", settings.pop("repair", True))
+        if not isinstance(prompt, Request):
+            prompt = preflight.request_of(prompt, **settings)
+        return with_form(prompt, None if schema is None else schemas.schema_of(schema))
+
+    def _repaired(
+        self,
+        client: Client,
+        request: Request,
+        cell: str | None,
+        terms: Terms,
+        reading: Reading,
+        *,
+        off_peak: bool,
+    ) -> Generator[Answer]:
+        """Ask, and ask once more where the answer is not the JSON that was asked for."""
+        try:
+            yield from self._answers(client, request, cell, terms, reading, off_peak=off_peak)
+        except UnusableAnswer as error:
+            wrong, first = error, reading.paid or Answer(model=request.model)
+            if not (problems := problems_of(error, first)):
+                raise
+        else:
+            return
+        again, reading.paid = repair_of(request, first, problems), None
+        reading.name = name_of(request)
+        try:
+            if refusal := preflight.refusal(again, client.key):
+                raise refusal
+            yield asked_again(first, wrong)
+            for answer in self._answers(client, again, cell, terms, reading, off_peak=False):
+                yield together(first, answer)
+        except DeepSeekError as error:
+            why = error
+        else:
+            return
+        finally:
+            self._last = both(first, reading.paid)
+        raise unrepaired(wrong, why, both(first, reading.paid))
 
     def _answers(
-        self, client: Client, request: Request, cell: str | None, terms: Terms, *, off_peak: bool
+        self,
+        client: Client,
+        request: Request,
+        cell: str | None,
+        terms: Terms,
+        reading: Reading,
+        *,
+        off_peak: bool,
     ) -> Generator[Answer]:
         """Ask, and ask again after a pause where nothing can have been billed."""
         if off_peak and (begins := prices.off_peak_from(self._clock())) > self._clock():
@@ -247,7 +317,7 @@ class Session:
             self.wait_off_peak()
         for attempt in range(self.retries + 1):
             try:
-                yield from self._once(client, request, cell, terms)
+                yield from self._once(client, request, cell, terms, reading)
             except DeepSeekError as error:
                 pause = _pause(error, attempt) if attempt < self.retries else None
                 if pause is None:
@@ -261,7 +331,12 @@ class Session:
             time.sleep(pause)
 
     def _once(
-        self, client: Client, request: Request, cell: str | None, terms: Terms
+        self,
+        client: Client,
+        request: Request,
+        cell: str | None,
+        terms: Terms,
+        reading: Reading,
     ) -> Generator[Answer]:
         began = time.monotonic()
         answer = Answer(model=request.model, currency=self.currency)
@@ -272,13 +347,13 @@ class Session:
             if answer.currency is None:
                 self._look_for_currency()
             going = self.clearance.admit(
-                request, terms, lambda sent, at: self._asked(sent, cell, at)
+                request, terms, lambda sent, at: self._asked(sent, cell, at, reading.name)
             )
             with closing(client.stream(going.call.request, idle=self.timeout)) as pieces:
                 for piece in pieces:
                     answer = answer.plus(piece)
                     yield answer
-            error = verdict(request, answer)
+            answer, error = reading.read(request, answer)
             state = state_of(error)
             self.was_refused = self._watch.refused_at is not None
             self._watch.paid()
@@ -293,8 +368,9 @@ class Session:
                     self._note_end(going, answer, state, error)
                     raise
                 answer = self._record(ended, outcome, written)
+                reading.paid = reading.paid if state in FREE else answer
         if answer.currency is None and answer.usage is not None:
-            answer = self._priced_late(ended)
+            answer = reading.paid = self._priced_late(ended)
         if error is not None:
             raise self.with_facts(error, answer)
         yield self._with_earlier_try(ended, answer)
@@ -311,6 +387,7 @@ class Session:
         anyway: bool = False,
         schema: object = None,
         json: bool = False,
+        repair: bool = True,
         fresh: bool = False,
         progress: bool | Callable[[Progress], object] = True,
         names: Mapping[str, object] | None = None,
@@ -325,10 +402,11 @@ class Session:
         Arrow), a list of texts or dicts, or the path of a CSV or Parquet file;
         `{{name}}` stands for a column, *names* are what else expressions may use. The
         frame has the columns and the index of *data*, then *column* with the answers
-        (parsed with *json*; with *schema*, a Pydantic model, a column for each field
+        (parsed with *json*; with *schema*, if it has fields, a column for each of them
         instead), `cost` in the account's currency and `error`, None where there is
-        none. Equal rows are asked once, the first bears the cost; rows answered
-        earlier come from the ledger for nothing, unless *fresh*.
+        none. An answer that is not the JSON asked for is sent back once, unless *repair* is
+        False, at the cost of its row. Equal rows are asked once, the first bears the cost;
+        rows answered earlier come from the ledger for nothing, unless *fresh*.
 
         At most *concurrency* requests are under way, else as many as the account
         allows. *data_tokens* bounds what one value that is no text adds to a question.
@@ -345,6 +423,7 @@ class Session:
             *(data, template, settings, column, limit, concurrency, schema, json, fresh, names),
             cell=cell,
             data_tokens=data_tokens,
+            repair=preflight.READERS["json"]("repair", repair),
         )
         terms = Terms(_cap(budget), anyway)
         if frames.is_dask(data):
@@ -374,6 +453,7 @@ class Session:
         limit: int | None = None,
         schema: object = None,
         json: bool = False,
+        repair: bool = True,
         fresh: bool = False,
         names: Mapping[str, object] | None = None,
         data_tokens: int = 1000,
@@ -389,6 +469,7 @@ class Session:
             limit=limit,
             schema=schema,
             json=json,
+            repair=repair,
             fresh=fresh,
             names=names,
             column=column,
@@ -435,7 +516,7 @@ class Session:
                     error.args = (beside(str(error), known),)
         return error
 
-    def _asked(self, request: Request, cell: str | None, at: datetime) -> Asked:
+    def _asked(self, request: Request, cell: str | None, at: datetime, name: str = "") -> Asked:
         return Asked(
             at=at,
             account=self.account,
@@ -445,7 +526,7 @@ class Session:
             notebook=self.notebook,
             cell=cell,
             request=as_sent(request),
-            question=name_of(request),
+            question=name or name_of(request),
         )
 
     def _note_end(

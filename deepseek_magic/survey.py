@@ -95,6 +95,7 @@ class Questions:
     settings: Mapping[str, Any]
     schema: schemas.Schema | None = None
     json: bool = False
+    repair: bool = True
 
     def all(self) -> Iterator[Request | str | None]:
         """Give the request of each row, in order; None for a blank one, a text for an error."""

@@ -70,6 +70,10 @@ class Tally:
             self._measure(answer)
         self._settle(row, None, Decimal(0) if answer is None else answer.cost, error)
 
+    def sent_back(self, row: int, answer: Answer) -> None:
+        """Take what was billed for a row whose answer is to be put right: it may stay at that."""
+        self.results.costs[row] = answer.cost
+
     def _measure(self, answer: Answer) -> None:
         if answer.usage is not None and answer.usage.completion_tokens is not None:
             self.lengths += 1

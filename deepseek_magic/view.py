@@ -59,19 +59,25 @@ class TerminalView:
     def __init__(self) -> None:
         self._printed = 0
         self._thought = False
+        self._text = self._earlier = ""
 
     def show(self, answer: Answer) -> None:
         """Print what is new."""
         if answer.note and answer.finish_reason is None:
-            print(markdown.to_terminal(answer.note), flush=True)
+            gap = "\n\n" if self._printed else ""
+            print(f"{gap}{markdown.to_terminal(answer.note)}", flush=True)
+            # What comes then is another answer.
+            self._earlier, self._text = self._text or self._earlier, ""
+            self._printed, self._thought = 0, False
         if answer.reasoning and not answer.text and not self._thought:
             self._thought = True
             print("Thinking…", flush=True)
         self._print(answer.text.removesuffix("\r"))  # perhaps half a line end
 
     def end(self, answer: Answer, line: str, stamp: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """Print the rest and the quiet line."""
-        self._print(answer.text)
+        """Print the rest and the quiet line; not once more what no other answer followed."""
+        if self._printed or answer.text != self._earlier:
+            self._print(answer.text)
         print(f"\n\n{line}" if self._printed else line, flush=True)
 
     def drop(self) -> None:
@@ -79,7 +85,7 @@ class TerminalView:
 
     def _print(self, text: str) -> None:
         print(markdown.to_terminal(text[self._printed :]), end="", flush=True)
-        self._printed = len(text)
+        self._printed, self._text = len(text), text
 
 
 class NotebookView:
@@ -116,6 +122,7 @@ class NotebookView:
         """Redraw if it is time; a longer block waits longer for its turn."""
         now = self._clock()
         if answer.note and answer.finish_reason is None:
+            self._start_over()
             self._draw(render.waiting_shown(answer.note).html)
             return
         if now < self._next:
@@ -146,6 +153,19 @@ class NotebookView:
             self._publisher.clear_output(wait=True)
         else:
             self._empty(self._displays)
+
+    def _start_over(self) -> None:
+        """Make room for another answer in the place of the one that was shown so far."""
+        first, *rest = self._displays
+        if rest and self._alone:
+            self._publisher.clear_output(wait=True)
+            self._displays = []
+            self._open_display()
+        elif rest:
+            self._empty(rest)
+            self._displays, self._fresh = [first], False
+        self._open_from, self._carried, self._next = 0, "", 0.0
+        self._finished, self._finished_size = None, 0
 
     def _empty(self, displays: Iterable[str]) -> None:
         for display in displays:

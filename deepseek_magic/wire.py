@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NoReturn, Self, get_args
 
 from .code_blocks import first_code
+from .json_text import json_in
 
 Role = Literal["system", "user", "assistant"]
 Think = Literal["off", "low", "high", "max"]
@@ -376,6 +377,8 @@ class Answer:
     waited for before the question is sent again, or, of a whole answer, what its
     reader has to know of its cost; else "". *asked* is when an answer was asked that
     comes from the ledger and cost nothing now; None of one that was asked just now.
+    *parsed* is what the text says, where JSON was asked for: an instance of the schema's
+    model, else the JSON; *schema* is what read it.
     """
 
     text: str = ""
@@ -389,6 +392,8 @@ class Answer:
     seconds: float | None = None
     note: str = ""
     asked: datetime | None = None
+    parsed: Any = field(default=None, repr=False, compare=False)
+    schema: Any = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text
@@ -417,9 +422,19 @@ class Answer:
     def json(self) -> Any:
         """Parse the text as JSON; a `ValueError` says where it is not.
 
-        JSON that is nested some thousand deep raises `RecursionError`.
+        A fence around it, or a sentence beside it, is borne. JSON that is nested some
+        thousand deep raises `RecursionError`.
         """
-        return json.loads(self.text)
+        return json.loads(json_in(self.text))
+
+    def frame(self) -> Any:
+        """Put what a schema has read into a frame: a row for each model, a column for each field.
+
+        It is one of pandas, or of Polars where that alone is installed; a list without both.
+        """
+        if self.schema is None:
+            raise ValueError("No schema was asked for; ask with one: ask(…, schema=list[Model])")
+        return self.schema.frame(self.parsed)
 
 
 def amount(value: object) -> Decimal | None:

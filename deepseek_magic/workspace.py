@@ -27,6 +27,7 @@ from .errors import (
 from .notices import Notices, Patience
 from .pending import Place
 from .records import answer_of
+from .repair import MAY_COME
 from .rerun import current_cell, page_shows
 from .session import FRESH_SECONDS, now
 from .view import view_for
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .ledger import Pending
     from .rerun import Cell
     from .row_cells import Rows
+    from .schemas import Schema
     from .session import Session
     from .view import View
     from .waits import OnEmpty
@@ -118,7 +120,8 @@ class Workspace:
         anyway: bool = False,
         off_peak: bool = False,
         row: Pending | None = None,
-        read: Callable[[str], object] | None = None,
+        schema: Schema | None = None,
+        repair: bool = True,
         cache: bool = False,
         fresh: bool = False,
     ) -> Answer:
@@ -129,8 +132,8 @@ class Workspace:
         first, or a top-up waited for. *text* is the whole cell as it stands; *row*
         is the pending cell, where it is not the one that is running. *budget*, for all
         tries together, and *anyway* are those of `Session.stream`; with *off_peak* the
-        cell waits for the cheaper hours. *read* takes the whole answer, and raises where
-        it is not usable. An answer that was paid for while no page showed it is shown,
+        cell waits for the cheaper hours. *schema* and *repair* are those of
+        `Session.stream` too. An answer that was paid for while no page showed it is shown,
         and not bought again, unless *fresh*; with *cache* one of any earlier time.
         """
         if refusal := preflight.refusal(request, self.session.client.key):
@@ -145,7 +148,9 @@ class Workspace:
             if off_peak and not (cache and self.session.cached(request)):
                 self.waits.off_peak(asking)
             try:
-                answer = self._show(self._view(cell), asking, request, read, cache=cache)
+                answer = self._show(
+                    self._view(cell), asking, request, schema, repair=repair, cache=cache
+                )
                 break
             except OutOfMoney as error:
                 empty = error
@@ -214,6 +219,7 @@ class Workspace:
             remarks.append(problem)
         if forecast.first is not None:
             remarks += preflight.remarks(forecast.first)
+            remarks += [MAY_COME] if forecast.first.json and rows.repair else []
         self.notices.publish(forecast_shown(forecast, at, remarks=remarks, anyway=anyway))
 
     def _set_up(self, session: Session) -> None:
@@ -237,6 +243,7 @@ class Workspace:
         anyway: bool = False,
         off_peak: bool = False,
         cache: bool = False,
+        repair: bool = False,
     ) -> None:
         """Show what *request* would cost and what the checks would say; send nothing of it."""
         from . import dry_run
@@ -244,6 +251,7 @@ class Workspace:
         session, at = self.session, self._clock()
         self._set_up(session)
         remarks = list(self._would_wait(at)) if off_peak else []
+        remarks += [MAY_COME] if request.json and repair else []
         try:
             if cache and (known := session.cached(request)) is not None and known.asked:
                 when = f"{known.asked.astimezone():%Y-%m-%d %H:%M}"
@@ -334,8 +342,9 @@ class Workspace:
         view: View,
         asking: Asking,
         request: Request,
-        read: Callable[[str], object] | None,
+        schema: Schema | None,
         *,
+        repair: bool,
         cache: bool,
     ) -> Answer:
         answer = Answer(model=request.model)
@@ -346,14 +355,16 @@ class Workspace:
                 cell=asking.place.cell,
                 budget=asking.cap,
                 anyway=asking.anyway,
+                schema=schema,
+                repair=repair,
                 cache=cache,
             )
             with closing(asked) as answers:
                 for answer in answers:  # the last one is shown for good
                     view.show(answer)
-            _check(answer, read)
         except KeyboardInterrupt:
-            if answer.note and answer.finish_reason is None:
+            # What has taken time was sent: such as an answer whose repair is asked for.
+            if answer.note and answer.finish_reason is None and answer.seconds is None:
                 view.drop()
                 raise Interrupted(
                     "the question was not asked again. Nothing was billed. Run the cell again to "
@@ -485,17 +496,6 @@ def _cap(budget: object) -> limits.Cap | None:
     """Read a budget, once for all tries of a question."""
     found = limits.read_amount("budget", budget)
     return None if found is None else limits.Cap(found)
-
-
-def _check(answer: Answer, read: Callable[[str], object] | None) -> None:
-    """Raise what *read* finds wrong with a whole answer."""
-    if read is None:
-        return
-    try:
-        read(answer.text)
-    except UnusableAnswer as error:
-        error.answer = answer
-        raise
 
 
 def _is_all(cell: Cell | None) -> bool:

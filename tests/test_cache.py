@@ -141,6 +141,30 @@ def test_it_costs_nothing_where_there_is_no_money(api: Sandbox, open_session: Op
         session.ask("Why not?", cache=True, **PLAIN)
 
 
+def test_a_repaired_answer_is_that_of_its_question(api: Sandbox, open_session: Open) -> None:
+    """An answer that was sent back once is found by the question that was asked."""
+    session = open_session(api)
+    api.script("no JSON", '{"n": 1}')
+    session.ask("Give n as JSON.", json=True, cache=True, **PLAIN)
+
+    again = open_session(api).ask("Give n as JSON.", json=True, cache=True, **PLAIN)
+
+    assert (again.parsed, again.cost) == ({"n": 1}, Decimal(0))
+    assert len(api.requests) == 2
+
+
+def test_a_kept_answer_is_read_by_the_schema(api: Sandbox, open_session: Open) -> None:
+    """What comes from the ledger has its value as one that came just now."""
+    session = open_session(api)
+    api.script('{"n": 1}')
+    session.ask("Give n as JSON.", schema=dict[str, int], cache=True, **PLAIN)
+
+    again = session.ask("Give n as JSON.", schema=dict[str, int], cache=True, **PLAIN)
+
+    assert again.parsed == {"n": 1}
+    assert len(api.requests) == 1
+
+
 def test_another_account_has_answers_of_its_own(api: Sandbox, open_session: Open) -> None:
     """An answer belongs to the account that has paid for it."""
     open_session(api).ask("Why?", cache=True, **PLAIN)

@@ -355,7 +355,7 @@ def test_an_answer_that_does_not_fit(run: Run, shell: Any, account: Sandbox) -> 
     run(SCHEMA)
     account.script(Reply('{"topic": "weather"}'))
 
-    ran = run("%%deepseek --schema Label -o label -t off\nLabel this.")
+    ran = run("%%deepseek --schema Label --no-repair -o label -t off\nLabel this.")
 
     assert type(ran.error).__name__ == "UnusableAnswer"
     assert "Label" in str(ran.error)

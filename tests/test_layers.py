@@ -19,7 +19,7 @@ PACKAGE = Path(deepseek_magic.__file__).parent
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 LAYERS = (
-    ("code_blocks",),
+    ("code_blocks", "json_text"),
     (
         *("figures", "errors", "wire", "store", "schema", "processes", "evidence", "markdown"),
         *("tokens", "jobs", "pace", "connections", "image_files", "image_drawing"),
@@ -29,7 +29,7 @@ LAYERS = (
         *("entries", "prices", "options", "failures", "recognise", "top_up", "elements"),
         *("describe", "home", "stamps", "frames", "schemas", "images", "image_tokens"),
     ),
-    ("ledger", "client", "preflight", "placeholders", "estimate", "outlook", "reconcile"),
+    ("ledger", "client", "preflight", "placeholders", "estimate", "outlook", "reconcile", "repair"),
     (
         *("purse", "tables", "limits", "records", "chart", "async_client", "templates"),
         "last_error",
@@ -66,7 +66,7 @@ LATE = {
         "pandas",
         "polars",
         "pyarrow",
-        "pydantic",
+        *("pydantic", "jsonschema", "referencing"),
         "tqdm",
         "dask",
         "distributed",

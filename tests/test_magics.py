@@ -498,7 +498,7 @@ def test_what_is_no_json_is_kept_and_not_bound(shell: Any, run: Run, account: Sa
     """An answer that is not JSON fails the cell in one line; its text is kept, nothing is bound."""
     account.script("Here are the names: Ada.")
 
-    ran = run("%%deepseek --json --out found\nGive names as JSON.")
+    ran = run("%%deepseek --json --no-repair --out found\nGive names as JSON.")
 
     assert ran.failed_in_one_line("UnusableAnswer")
     assert "Here are the names: Ada." in ran.text

@@ -308,7 +308,7 @@ def test_json(session: Session, api: Sandbox) -> None:
     """With json the answers are parsed, and what is no JSON is the row's error."""
     api.script('{"a": 1}', "no JSON", "[1, 2]")
 
-    frame = session.map(rows(3), TOLD, **PLAIN, json=True, concurrency=1)
+    frame = session.map(rows(3), TOLD, **PLAIN, json=True, repair=False, concurrency=1)
 
     assert list(frame["answer"]) == [{"a": 1}, None, [1, 2]]
     assert list(frame["error"].isna()) == [True, False, True]
@@ -321,8 +321,9 @@ def test_a_schema(session: Session, api: Sandbox) -> None:
         '{"topic": "tea", "score": 3}', '{"topic": "tea"}', "chat", '{"topic": "x", "score": 4}'
     )
 
-    frame = session.map(rows(3), TOLD, **PLAIN, schema=Label, concurrency=1)
-    again = session.map(rows(3), TOLD, **PLAIN, schema=Label, concurrency=1)
+    how: dict[str, Any] = {**PLAIN, "schema": Label, "repair": False, "concurrency": 1}
+    frame = session.map(rows(3), TOLD, **how)
+    again = session.map(rows(3), TOLD, **how)
 
     assert list(frame.columns) == ["text", "n", "topic", "score", "cost", "error"]
     assert list(frame["topic"].fillna("-")) == ["tea", "-", "-"]

@@ -275,7 +275,7 @@ def test_tab_after_a_dash_offers_all_options() -> None:
     offered = complete("%%deepseek -", "-")
 
     assert {"-m", "--model", "--help", "--stop"} <= set(offered)
-    assert len(offered) == len(set(offered)) == 30
+    assert len(offered) == len(set(offered)) == 31
 
 
 def test_reading_and_filling_in_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field, RootModel, computed_field, field_validator
+from pydantic import BaseModel, Field, computed_field, field_validator
 from typing_extensions import TypedDict
 
 from deepseek_magic import schemas
@@ -80,6 +80,10 @@ class Pair:
     right: date | None = None
 
 
+Old = type("Old", (), {"__module__": "pydantic.v1.main"})
+"""A model of Pydantic 1, as far as it can be told."""
+
+
 class Given(TypedDict, total=False):
     """May lack any field."""
 
@@ -142,8 +146,9 @@ def test_the_instance_itself_can_be_had() -> None:
     ("text", "words"),
     [
         ("", "is not JSON"),
-        ("Here it is: {}", "is not JSON"),
-        (f"{WHOLE} and more", "is not JSON"),
+        ("Here it is: {} or {}", "is not JSON"),
+        (f"{WHOLE} and [more]", "is not JSON"),
+        ("Here it is: {}", "Topic: Field required"),
         ("[]", "Input should be an object"),
         ("null", "Input should be an object"),
         ("{}", "Topic: Field required; score: Field required"),
@@ -229,23 +234,28 @@ def test_instructions_are_alike_in_every_process() -> None:
         5,
         "Review",
         {"topic": str},
-        int,
+        {"topic": "str"},
+        {"type": "nothing"},
+        {"$ref": "https://example.org/label.json"},
+        {"type": "array", "items": {"$ref": "#/$defs/missing"}},
+        {},
         object,
-        list[int],
-        dict[str, int],
-        RootModel[list[int]],
+        Any,
         Part(name="x"),
-        Part | Pair,
         BaseModel,
+        type("Empty", (BaseModel,), {}),
+        Old,
+        list[Old],  # type: ignore[valid-type]  # it is made at run time
         type("Odd", (), {"x": 1}),
     ],
 )
 def test_what_is_no_model_is_one_line(wrong: Any) -> None:
-    """A schema without named fields is refused before anything is sent."""
+    """A schema that says nothing of a form is refused before anything is sent."""
     with pytest.raises(InvalidOption) as raised:
         schemas.schema_of(wrong)
 
-    assert "Nothing was sent. Give a class" in str(raised.value)
+    kind = "one, such as: {" if isinstance(wrong, dict) else "a class"
+    assert f"Nothing was sent. Give {kind}" in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

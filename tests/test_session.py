@@ -306,7 +306,7 @@ def test_json_that_is_none(session: Session, api: Sandbox, reply: Reply, words: 
     api.script(reply)
 
     with pytest.raises(UnusableAnswer, match=words) as caught:
-        session.ask("Give me JSON.", json=True, think="off")
+        session.ask("Give me JSON.", json=True, think="off", repair=False)
 
     assert str(caught.value.answer) == reply.text
     assert entry_of(session)["cost"] == api.billed > 0

@@ -145,6 +145,48 @@ def test_a_short_answer_is_one_display() -> None:
     assert growing == 1 + 5
 
 
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("name", ["short", "prose", "fence"])
+def test_another_answer_takes_the_place(name: str, *, alone: bool) -> None:
+    """After a note that the answer is asked for anew, nothing of the earlier one stands."""
+    view, page, clock = opened(alone=alone)
+    earlier = grow(view, clock, [Piece(reasoning="Hm."), *cut(LONG.get(name, "w1 w2"), 397)])
+    view.show(Answer(note="It does not fit. Asking once more.", seconds=1.0))
+    noted = page.html
+
+    answer = grow(view, clock, cut("A **new** answer, " + "n5 " * 3000, 397))
+    growing = page.html
+    view.end(answer, LINE, STAMP)
+
+    standing = [one for one in page.outputs if one["data"]["text/html"]]
+    assert marks(earlier.text)
+    assert "Asking once more" in noted
+    assert not marks(noted)
+    assert not marks(growing)
+    assert len(standing) == 1
+    assert standing[0]["data"]["text/html"] == (
+        render.answer_shown(answer, LINE, thinking=True).html
+    )
+
+
+def test_a_terminal_tells_answers_apart() -> None:
+    """Each stands on lines of its own; what nothing followed is not printed twice."""
+    wrong, right = Answer("w1 wrong"), Answer("w2 right")
+
+    def printed(last: Answer) -> str:
+        view, out = TerminalView(), io.StringIO()
+        with contextlib.redirect_stdout(out):
+            view.show(wrong)
+            view.show(Answer(note="Asking once more."))
+            if last is right:
+                view.show(right)
+            view.end(last, LINE, STAMP)
+        return out.getvalue()
+
+    assert printed(right) == f"w1 wrong\n\nAsking once more.\nw2 right\n\n{LINE}\n"
+    assert printed(wrong) == f"w1 wrong\n\nAsking once more.\n{LINE}\n"
+
+
 def test_something_stands_before_the_first_piece() -> None:
     """A cell says that it waits as soon as the question is on its way."""
     _, page, _ = opened()

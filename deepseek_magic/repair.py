@@ -1,0 +1,194 @@
+"""JSON that was asked for and is none: sent back once, to be put right.
+
+repair_of(request, answer, problems)   what is asked then
+together(first, second)                the answer of both, with the cost of both
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from . import failures
+from .errors import DeepSeekError, InsufficientBalance, UnusableAnswer, one_line
+from .wire import EXACT, Answer, CostRange, Message, Request, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .schemas import Schema
+
+MADE = "one repair was made, its cost is counted"
+MAY_COME = (
+    "An answer that is not the JSON asked for is sent back once, to be put right. That costs "
+    "something more, which is not in these figures; limits hold for both. Without it: --no-repair"
+)
+PROBLEM = 200
+"""Characters of one line that says what is wrong."""
+
+
+# What is asked
+
+
+def with_form(request: Request, schema: Schema | None) -> Request:
+    """Give *request* with the form of its answer in the system message."""
+    if schema is None:
+        return request
+    told, first = schema.instructions(), request.messages[:1]
+    if first and first[0].role == "system":
+        before, rest = first[0].content, request.messages[1:]
+        system = replace(first[0], content=before if told in before else f"{before}\n\n{told}")
+    else:
+        system, rest = Message("system", told), request.messages
+    return replace(request, messages=(system, *rest), json=True)
+
+
+def repair_of(request: Request, answer: Answer, problems: Sequence[str]) -> Request:
+    """Ask for the JSON of *answer* once more, without its *problems*."""
+    if not answer.text.strip():
+        *before, last = request.messages
+        again = f"{last.content}\n\nAnswer with the JSON itself; an empty answer is none."
+        return replace(request, messages=(*before, replace(last, content=again)))
+    lines = "\n".join(f"- {one_line(problem, PROBLEM)}" for problem in problems)
+    return replace(
+        request,
+        messages=(
+            *request.messages,
+            Message("assistant", answer.text),
+            Message(
+                "user",
+                f"This answer cannot be used:\n{lines}\n"
+                "Answer with the corrected JSON object as a whole, and nothing else.",
+            ),
+        ),
+    )
+
+
+# What came
+
+
+class Reading:
+    """How the answers of one question are read, by its *schema* if it has one.
+
+    `paid` is the last of them that may have been billed, with its cost; None before one was.
+    `name` is that of the question which a repair answers; "" before one is asked for.
+    """
+
+    def __init__(self, schema: Schema | None = None) -> None:
+        self.schema = schema
+        self.paid: Answer | None = None
+        self.name = ""
+
+    def read(self, request: Request, answer: Answer) -> tuple[Answer, DeepSeekError | None]:
+        """Give the whole *answer* with what it says, or why it cannot be used."""
+        schema = self.schema
+        # A schema tells more of what is wrong.
+        form = request if schema is None else replace(request, json=False)
+        if (error := failures.verdict(form, answer)) is not None:
+            return answer, error
+        if schema is None:
+            return (replace(answer, parsed=answer.json()) if request.json else answer), None
+        try:
+            return replace(answer, parsed=schema.object(answer.text), schema=schema), None
+        except UnusableAnswer as unfit:
+            return answer, unfit
+
+
+def problems_of(error: DeepSeekError | None, answer: Answer) -> tuple[str, ...]:
+    """Say what is to be put right; nothing where the answer was cut, or stopped."""
+    if not isinstance(error, UnusableAnswer) or answer.finish_reason == "length":
+        return ()
+    return error.problems
+
+
+def together(first: Answer, second: Answer) -> Answer:
+    """Give *second*, the repair so far, with the tokens, the cost and the time of both.
+
+    What one of them does not know is not known of both.
+    """
+    cost, span = _sum(first, second)
+    seconds = None if first.seconds is None else first.seconds + (second.seconds or 0.0)
+    note = "; ".join(filter(None, (second.note, MADE))) if second.finish_reason else second.note
+    return replace(
+        second,
+        usage=_usage(first.usage, second.usage),
+        cost=cost,
+        cost_range=span,
+        currency=second.currency or first.currency,
+        seconds=seconds,
+        note=note,
+    )
+
+
+def both(first: Answer, second: Answer | None) -> Answer:
+    """Give what there is when a repair has ended early, *second* None where it cost nothing."""
+    if second is None:
+        return first
+    found = together(first, second)
+    if second.text.strip():
+        return found
+    return replace(
+        found, text=first.text, reasoning=first.reasoning, finish_reason=first.finish_reason
+    )
+
+
+def _usage(first: Usage | None, second: Usage | None) -> Usage | None:
+    return None if first is None or second is None else first + second
+
+
+def _sum(first: Answer, second: Answer) -> tuple[Any, CostRange | None]:
+    """Add up two costs, which may be ranges; nothing where one is not known."""
+    if first.cost is not None and second.cost is not None:
+        return EXACT.add(first.cost, second.cost), None
+    one, other = _span(first), _span(second)
+    if one is None or other is None:
+        return None, None
+    likely = None
+    if one.likely is not None and other.likely is not None:
+        likely = EXACT.add(one.likely, other.likely)
+    return None, CostRange(EXACT.add(one.low, other.low), EXACT.add(one.high, other.high), likely)
+
+
+def _span(answer: Answer) -> CostRange | None:
+    if answer.cost is not None:
+        return CostRange(answer.cost, answer.cost, answer.cost)
+    return answer.cost_range
+
+
+# Words
+
+
+def asked_again(first: Answer, wrong: UnusableAnswer) -> Answer:
+    """Say that the repair is asked for now; the tokens and the cost are the first answer's."""
+    note = f"{_what(wrong)}. Asking once more, for it to be put right."
+    return replace(first, text="", reasoning="", finish_reason=None, note=note)
+
+
+def unrepaired(wrong: UnusableAnswer, why: DeepSeekError, answer: Answer) -> DeepSeekError:
+    """Make the error of a question whose repair did not do; *answer* is what there is of both.
+
+    Where the repair was not paid for, the want of money is told: more of it helps.
+    """
+    if isinstance(why, UnusableAnswer):
+        why.args = (after_one(why),)
+    elif isinstance(why, InsufficientBalance):
+        first, _, rest = str(why).partition(". ")
+        rest = rest.removeprefix("Nothing was billed. ").removeprefix("Nothing was sent. ")
+        why.args = (f"{first}. {_what(wrong)}. It was billed; its repair was not sent. {rest}",)
+    else:
+        reason = one_line(str(why).partition(". ")[0].rstrip("."), PROBLEM)
+        wrong.args = (f"{wrong} No repair came: {reason}.",)
+        why = wrong
+    why.answer = answer
+    return why
+
+
+def after_one(error: UnusableAnswer) -> str:
+    """Say that an answer cannot be used although it was sent back once."""
+    words = str(error).replace("It was billed", "Both answers were billed", 1)
+    return f"After one repair {words[:1].lower()}{words[1:]}"
+
+
+def _what(wrong: UnusableAnswer) -> str:
+    """Say what is wrong, without what to do."""
+    return one_line(str(wrong).partition(". It was billed")[0], PROBLEM)
