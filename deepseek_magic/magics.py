@@ -393,7 +393,7 @@ def _value(answer: Answer, schema: Schema | None) -> Any:
     """Give what a cell binds that asked for JSON; one that was kept is read only now."""
     if schema is None:
         return answer.json()
-    return schema.bound(answer.parsed if answer.schema else schema.object(answer.text))
+    return schema.bound(answer.parsed if answer.schema is schema else schema.object(answer.text))
 
 
 def _whole(line: str, text: str) -> str:

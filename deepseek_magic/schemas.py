@@ -226,8 +226,8 @@ def _described(model: dict[str, Any]) -> Schema:
         from referencing import Registry
     except ImportError as error:
         raise InvalidOption(
-            "A JSON schema takes the package jsonschema, which is not installed. Nothing was sent. "
-            "Install it: %pip install jsonschema"
+            "A JSON schema takes the package jsonschema, which is not installed or too old. "
+            'Nothing was sent. Install it: %pip install "jsonschema>=4.18"'
         ) from error
     try:
         schema = json.loads(json.dumps(model))

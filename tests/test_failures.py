@@ -424,7 +424,7 @@ BROKEN = [
         UnusableAnswer,
         ("not JSON", "kept above", "Run the cell again"),
         billed="yes",
-        asks={"json": True},
+        asks={"json": True, "repair": False},
     ),
 ]
 

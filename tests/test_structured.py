@@ -353,7 +353,7 @@ except Exception as error:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert ran.stdout.startswith("InvalidOption A JSON schema takes the package jsonschema")
-    assert "%pip install jsonschema" in ran.stdout
+    assert '%pip install "jsonschema>=4.18"' in ran.stdout
 
 
 def test_nothing_is_fetched_for_a_schema(refused: Any) -> None:
@@ -832,6 +832,31 @@ def test_a_dry_run_tells_of_the_repair(run: Any, api: Sandbox, line: str) -> Non
     assert "sent back once" in with_one
     assert "sent back once" not in without
     assert not api.requests
+
+
+@pytest.mark.kernel
+def test_a_notebook_keeps_the_repaired_answer(kernel: Any, api: Sandbox, monkeypatch: Any) -> None:
+    """One output stands there, with the answer that fits and the cost of both."""
+    monkeypatch.setenv("DEEPSEEK_API_KEY", api.api_key)
+    monkeypatch.setenv("DEEPSEEK_BASE_URL", api.base_url)
+    api.balance = Decimal(50)  # no warning of a low balance beside it
+    api.script(Reply(f'{{"items": [{WRONG}]}}', reasoning="Hm."), f'{{"items": [{RIGHT}]}}')
+
+    ran = kernel.run(
+        [
+            "%load_ext deepseek_magic",
+            CLASSES,
+            "%%deepseek --schema list[Label] -o labels\nLabel it.",
+            "print(type(labels).__name__, *labels.columns, len(labels))",
+        ]
+    )
+
+    (output,) = ran.notebook.cells[2]["outputs"]
+    assert ran.error is None
+    assert "one repair was made" in output["data"]["text/plain"]
+    assert WRONG not in output["data"]["text/plain"]
+    assert output["metadata"]["deepseek_magic"]["cost"] == str(api.billed)
+    assert ran.text(3).strip() == "DataFrame topic score 1"
 
 
 @pytest.mark.kernel
