@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from deepseek_magic.describe import describe
@@ -228,6 +228,7 @@ PIECES = [
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 @example("{x:{x}}")
 @example("'}}',x# c'")
+@example("]# c''}}'{")
 @settings(max_examples=500, deadline=None)
 def test_the_end_is_where_trying_each_one_finds_it(source: str) -> None:
     """However brackets, quotes and comments mix, the first }} at which it parses is the end."""
@@ -247,6 +248,7 @@ def by_trying(text: str) -> str | None:
         with warnings.catch_warnings(), suppress(SyntaxError):
             warnings.simplefilter("ignore")
             code = compile(text[2 : found.start()].strip(), "", "eval")
+            assume("{{" not in text[found.start() :])  # where another one begins
             try:
                 value = eval(code, {"x": 1})  # noqa: S307  # made of the pieces above
             except Exception:  # noqa: BLE001  # such as 1[0]: it parses, and that is the end
