@@ -76,7 +76,8 @@ class Pace:
         if wait is not None:
             self.resumes_at = max(self.resumes_at, now + wait)
         if named is not None:
-            self._named, self._named_until = max(named, 1), now + NAMED_SECONDS
+            self._named = min(max(named, 1), self.most)
+            self._named_until = now + NAMED_SECONDS
             self._limit = max(1.0, min(self._limit, float(named)))
         if sent <= self._cut_at:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deepseek_magic.pace import NAMED_SECONDS, START, Pace
@@ -201,6 +201,7 @@ STEPS = st.lists(
 
 
 @given(most=st.integers(1, 3000), careful=st.booleans(), steps=STEPS)
+@example(most=32, careful=False, steps=[("named", 0.0, 33), *[("answered", 0.0, 0)] * 9])
 @settings(max_examples=150, deadline=None)
 def test_it_never_stands_still_and_never_passes(
     most: int, *, careful: bool, steps: list[tuple[str, float, int]]

@@ -145,11 +145,12 @@ def test_a_page_that_was_loaded_anew_buys_nothing(opened: Opened, api: Sandbox) 
     page.run_cell(2)
     page.click(2, "Re-run")
     page.wait_text(2, "CNY left")
+    page.page.wait_for_timeout(4000)  # until it is sure that a page has shown it
     page.run_cell(2)
 
     assert sent == []
     assert questions(api) == ["One?"]
-    assert "No cell waits for money." in page.text(2)
+    assert "No cell waits for money." in page.wait_text(2, "No cell waits")
 
 
 def test_an_answer_without_a_reader_is_not_bought_again(opened: Opened, api: Sandbox) -> None:
