@@ -840,6 +840,7 @@ def test_a_notebook_keeps_the_repaired_answer(kernel: Any, api: Sandbox, monkeyp
     monkeypatch.setenv("DEEPSEEK_API_KEY", api.api_key)
     monkeypatch.setenv("DEEPSEEK_BASE_URL", api.base_url)
     api.balance = Decimal(50)  # no warning of a low balance beside it
+    api.set_clock(None)  # as the kernel: real time
     api.script(Reply(f'{{"items": [{WRONG}]}}', reasoning="Hm."), f'{{"items": [{RIGHT}]}}')
 
     ran = kernel.run(
