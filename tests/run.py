@@ -57,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _pytest(python: Path, workers: int, extra: list[str]) -> list[str]:
-    command = [str(python), "-m", "pytest", "--cov"]
+    # The examples of properties are the same on every machine; plain pytest tries new ones.
+    command = [str(python), "-m", "pytest", "--cov", "--hypothesis-profile=ci"]
     if workers > 1:
         command += ["-n", str(workers), "--dist", "loadgroup"]
     # Some of the tests cannot cover all of the package.

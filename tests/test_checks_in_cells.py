@@ -523,8 +523,10 @@ def test_the_wait_for_cheaper_hours_can_be_stopped(bare: Book) -> None:
 def test_a_job_waits_for_the_cheaper_hours(kernel: Kernels, account: Sandbox, clock: Path) -> None:
     """Unattended it waits too, is on no list, and its saved output is the answer."""
     clock.write_text(SOON.isoformat())
-    move = f"import threading; move = threading.Timer(0.2, lambda: Path({str(clock)!r}).write_text("
-    move += f"{OFF_PEAK.isoformat()!r})); move.start()"
+    new = clock.with_suffix(".new")  # whole from the first look on
+    new.write_text(OFF_PEAK.isoformat())
+    move = f"import threading; move = Path({str(new)!r}).rename; "
+    move += f"threading.Timer(0.2, move, [{str(clock)!r}]).start()"
 
     ran = kernel.run(
         [LOAD, NEW_CLOCK.format(path=str(clock)), move, "%%deepseek -t off --off-peak\nWhy?"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from harness.kernels import Kernels
 
 LIKE_A_KEY = "sk-0123456789abcdef0123456789abcdef"
-CODED = "So:\n\n```python\nprint(6 * 7)\n```\n\nand then\n\n```python\nprint('no')\n```\n"
+CODED = "So:\n\n```python\nprint('a' + 'bcd')\n```\n\nand then\n\n```python\nprint('no')\n```\n"
 
 
 # Blocks
@@ -106,10 +106,10 @@ def test_code_goes_into_a_new_cell(kernel: Kernels, account: Sandbox) -> None:
     added = ask("%%deepseek --code -t off\nHow?")
     without = ask("%%deepseek --code -t off\nHow?")
 
-    assert added == [{"source": "set_next_input", "text": "print(6 * 7)", "replace": False}]
+    assert added == [{"source": "set_next_input", "text": "print('a' + 'bcd')", "replace": False}]
     assert without == []
     assert "no block of code in the answer" in "".join(shown)
-    assert "42" not in "".join(shown)
+    assert "abcd\n" not in "".join(shown)
 
 
 @pytest.mark.kernel

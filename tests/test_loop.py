@@ -188,6 +188,7 @@ def test_stopping_leaves_a_record(opened: Open, api: Sandbox, tmp_path: Path) ->
     page.wait_text(1, "word12")
     page.interrupt()
     page.wait_text(1, "Interrupted: the answer was stopped")
+    page.wait_idle()  # what a kernel gets while a cell fails, it drops
     page.run_cell(2)
 
     [(state, cost, answer)] = entries(tmp_path)

@@ -161,6 +161,7 @@ def test_stop(opened: Callable[..., NotebookPage], api: Sandbox, rerun: bool) ->
     page.wait_text(1, "word20")
     page.interrupt()
     page.wait_text(1, "Interrupted: the answer was stopped")
+    page.wait_idle()  # what a kernel gets while a cell fails, it drops
     text = page.text(1)
     page.run_cell(2)
 
