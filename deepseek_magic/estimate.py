@@ -59,7 +59,7 @@ def estimate(
 
     Unless *exactly*, its tokens are not counted, even where that can be done.
     """
-    texts = (message.content for message in request.messages)
+    texts = (message.words for message in request.messages)
     tokens_in = framed(texts, thinks=request.thinks, exactly=exactly)
     most_out = longest(request)
     out = None if past is None else _ordered(past, most_out)
@@ -102,7 +102,7 @@ def longest(request: Request) -> int:
 
 
 def _most_in(request: Request) -> int:
-    return most(message.content for message in request.messages)
+    return most(message.words for message in request.messages)
 
 
 def _ordered(past: Past, longest: int) -> tuple[int, int, int]:

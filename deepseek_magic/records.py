@@ -93,7 +93,7 @@ class Ended:
         out = min(arrived(self.answer), guess.longest)
         likely = prices.cost(_usage(guess.tokens_in.likely, out), first)
         high = prices.cost(
-            _usage(most(m.content for m in self.call.request.messages), guess.longest), dear
+            _usage(most(m.words for m in self.call.request.messages), guess.longest), dear
         )
         if likely is None or high is None:
             return None
@@ -160,7 +160,7 @@ def answer_of(row: Mapping[str, Any]) -> Answer:
     if row.get("low") is not None and row.get("high") is not None:
         span = CostRange(row["low"], row["high"], row.get("likely"))
     return Answer(
-        text=row["answer"],
+        text=row["answer"] or "",
         reasoning=row["reasoning"] or "",
         usage=None if usage == Usage() else usage,
         cost_range=span,

@@ -23,20 +23,23 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import limits, preflight, prices
+from . import continuation, limits, preflight, prices
 from .books import Books
 from .clearance import Admitted, Clearance, Terms, estimate_at
 from .client import DEEPSEEK, Client, Model
 from .elements import clock_time, money
 from .errors import (
+    BrokenAnswer,
     DeepSeekError,
     InsufficientBalance,
+    InvalidOption,
     NoKey,
     OutOfMoney,
     RequestRefused,
+    UnusableAnswer,
     WrongKey,
 )
-from .failures import beside, verdict
+from .failures import beside, verdict, with_way_on
 from .home import find_key, ledger_path
 from .ledger import Asked, Keep, Ledger, Outcome, State
 from .limits import Cap
@@ -69,6 +72,9 @@ CURRENCY_SECONDS = 0.25
 DAY_SECONDS = 86400.0
 
 FRESH = timedelta(seconds=2)
+
+BROKEN_FOR = timedelta(days=7)
+"""An answer that broke off longer ago is not gone on with unless it is given."""
 
 DISK_SECONDS = 2.0
 """How long an answer waits for its record to be on disk before it is given out all the same."""
@@ -194,11 +200,75 @@ class Session:
         connection; what was received until then is recorded.
         """
         request = self._request(prompt, settings)
+        return self._admitted(request, None, cell, Terms(_cap(budget), anyway), off_peak=off_peak)
+
+    def resume(
+        self, begun: Answer | BaseException | None = None, *, cell: str | None = None, **terms: Any
+    ) -> Answer:
+        """Go on with an answer that broke off or was cut, and return the whole of it.
+
+        *begun* is the answer so far, or an error that carries one; None is what
+        `broken` gives. Only the rest is written, and billed with what it goes on from
+        as its input: text, usage and cost are those of all parts together, what is not
+        known of one is not known of the whole, and `.rest` has the last part alone.
+        What can be set beside are `max_tokens` of the rest, `budget`, `anyway` and
+        `off_peak`, as for `stream`. An answer that has come to its end, or of which no
+        word had arrived, raises `InvalidOption`.
+        """
+        answer = Answer()
+        with closing(self.resume_stream(begun, cell=cell, **terms)) as answers:
+            for answer in answers:  # noqa: B007  # the last one is the whole
+                pass
+        return answer
+
+    def resume_stream(
+        self,
+        begun: Answer | BaseException | None = None,
+        *,
+        cell: str | None = None,
+        max_tokens: int | None = None,
+        budget: object = None,
+        anyway: bool = False,
+        off_peak: bool = False,
+    ) -> Generator[Answer]:
+        """Do what `resume` does, and give the growing answer, which begins with what there is."""
+        before = continuation.beginning(self._broken() if begun is None else begun)
+        request = continuation.rest_of(before, max_tokens)
         terms = Terms(_cap(budget), anyway)
+        return self._admitted(request, before, cell, terms, off_peak=off_peak)
+
+    def _broken(self) -> Answer:
+        if (found := self.broken()) is None:
+            raise InvalidOption(
+                "The ledger knows no answer of the last days that broke off or was cut, so there "
+                "is nothing to go on with. Nothing was sent. Ask anew."
+            )
+        return found
+
+    def broken(self) -> Answer | None:
+        """Give the newest answer of this notebook that broke off and can go on; None without one.
+
+        It is read from the ledger, also after a restart, where that keeps texts.
+        """
+        found = (
+            continuation.entry(row, answer_of(row))
+            for row in self.ledger.newest(self.account, self.notebook, self._clock() - BROKEN_FOR)
+        )
+        return continuation.broken_of(one for one in found if one is not None)
+
+    def _admitted(
+        self,
+        request: Request,
+        before: Answer | None,
+        cell: str | None,
+        terms: Terms,
+        *,
+        off_peak: bool,
+    ) -> Generator[Answer]:
         client = self.client
         if refusal := preflight.refusal(request, client.key):
             raise refusal
-        return self._answers(client, request, cell, terms, off_peak=off_peak)
+        return self._answers(client, request, before, cell, terms, off_peak=off_peak)
 
     def _request(self, prompt: str | Request, settings: dict[str, Any]) -> Request:
         if isinstance(prompt, Request):
@@ -206,16 +276,26 @@ class Session:
         return preflight.request_of(prompt, **settings)
 
     def _answers(
-        self, client: Client, request: Request, cell: str | None, terms: Terms, *, off_peak: bool
+        self,
+        client: Client,
+        request: Request,
+        before: Answer | None,
+        cell: str | None,
+        terms: Terms,
+        *,
+        off_peak: bool,
     ) -> Generator[Answer]:
         """Ask, and ask again after a pause where nothing can have been billed."""
+        begun = replace(before or Answer(model=request.model), finish_reason=None, note="")
         if off_peak and (begins := prices.off_peak_from(self._clock())) > self._clock():
             when = clock_time(begins, self._clock())
-            yield Answer(model=request.model, note=f"Waiting for off-peak hours, from {when}.")
+            yield replace(begun, note=f"Waiting for off-peak hours, from {when}.")
             self.wait_off_peak()
+        if before is not None:
+            yield begun
         for attempt in range(self.retries + 1):
             try:
-                yield from self._once(client, request, cell, terms)
+                yield from self._once(client, request, before, cell, terms)
             except DeepSeekError as error:
                 pause = _pause(error, attempt) if attempt < self.retries else None
                 if pause is None:
@@ -225,14 +305,20 @@ class Session:
                 return
             LOG.info("asking again in %.1f s: attempt %d of %d", pause, attempt + 1, self.retries)
             turn = f" ({attempt + 1} of {self.retries})."
-            yield Answer(model=request.model, currency=self.currency, note=note + turn)
+            yield replace(begun, currency=begun.currency or self.currency, note=note + turn)
             time.sleep(pause)
 
     def _once(
-        self, client: Client, request: Request, cell: str | None, terms: Terms
+        self,
+        client: Client,
+        request: Request,
+        before: Answer | None,
+        cell: str | None,
+        terms: Terms,
     ) -> Generator[Answer]:
+        """Send *request* once; *answer* is what comes, and with what was *before* the whole."""
         began = time.monotonic()
-        answer = Answer(model=request.model, currency=self.currency)
+        answer = Answer(model=request.model, currency=self.currency, request=request)
         state: State = "interrupted"
         error: DeepSeekError | None = None
         going: Admitted | None = None
@@ -245,8 +331,8 @@ class Session:
             with closing(client.stream(going.call.request, idle=self.timeout)) as pieces:
                 for piece in pieces:
                     answer = answer.plus(piece)
-                    yield answer
-            error = verdict(request, answer)
+                    yield _whole(before, answer)
+            error = verdict(request, _whole(before, answer))
             state = state_of(error)
             self.was_refused = self._watch.refused_at is not None
             self._watch.paid()
@@ -255,17 +341,19 @@ class Session:
         finally:
             if going is not None:
                 answer = replace(answer, seconds=time.monotonic() - began)
+                _say_way_on(error, _whole(before, answer))
+                note = partial(self._note_end, going, answer, state, error, before)
                 try:
-                    ended, outcome, written = self._note_end(going, answer, state, error)
+                    ended, outcome, written = note()
                 except BaseException:  # interrupted in the midst of it: to note it twice is no harm
-                    self._note_end(going, answer, state, error)
+                    note()
                     raise
-                answer = self._record(ended, outcome, written)
+                answer = self._record(ended, outcome, written, before)
         if answer.currency is None and answer.usage is not None:
             answer = self._priced_late(ended)
         if error is not None:
-            raise self.with_facts(error, answer)
-        yield self._with_earlier_try(ended, answer)
+            raise self.with_facts(error, _in_all(before, answer, state, error))
+        yield _whole(before, self._with_earlier_try(ended, answer))
 
     def map(
         self,
@@ -417,17 +505,33 @@ class Session:
         )
 
     def _note_end(
-        self, going: Admitted, answer: Answer, state: State, error: DeepSeekError | None
+        self,
+        going: Admitted,
+        answer: Answer,
+        state: State,
+        error: DeepSeekError | None,
+        before: Answer | None,
     ) -> tuple[Ended, Outcome, Future[None]]:
-        """Give back what was reserved and not spent, and write the end of a call down."""
+        """Give back what was reserved and not spent, and write the end of a call down.
+
+        The figures are those of the call, the text is the whole, with what was *before*.
+        """
         ended = Ended(going.call, answer, state, self._clock(), error)
         priced, outcome = ended.outcome(self.currency, self._own)
+        if before is not None and state not in FREE:
+            whole = _whole(before, answer)
+            outcome = replace(outcome, answer=whole.text or None, reasoning=whole.reasoning or None)
         going.settle(priced, billed=state not in FREE)
         return replace(ended, answer=priced), outcome, self.ledger.end(going.call.entry, outcome)
 
-    def _record(self, ended: Ended, outcome: Outcome, written: Future[None]) -> Answer:
+    def _record(
+        self, ended: Ended, outcome: Outcome, written: Future[None], before: Answer | None
+    ) -> Answer:
         """Add up what a call cost, wait for the disk, and let the balance be read anew."""
-        answer = self._last = ended.answer
+        answer = ended.answer
+        self._last = _in_all(before, answer, ended.state, ended.error)
+        if before is not None and ended.state not in FREE:  # what it cost is in the whole
+            self._unsure.pop(_name(continuation.question_of(ended.call.request)), None)
         if ended.is_unsure:
             self._unsure[_name(ended.call.request)] = ended
         if answer.currency is None and (answer.usage is not None or ended.is_unsure):
@@ -656,8 +760,18 @@ class Session:
 
         It was paid for, and costs nothing more.
         """
-        row = self.ledger.kept(self.account, as_sent(request), since)
+        row = self.ledger.kept(self.account, as_sent(request), since) or self._mended(
+            request, since
+        )
         return None if row is None else answer_of(row)
+
+    def _mended(self, request: Request, since: datetime) -> dict[str, Any] | None:
+        """Find the answer to *request* that is whole since it has gone on."""
+        for row in self.ledger.newest(self.account, self.notebook, since):
+            found = continuation.entry(row, answer_of(row))
+            if found is not None and found.before and found.question == request:
+                return row if row["state"] == "done" else None
+        return None
 
     def usage(
         self, by: str | Iterable[str] = ("day", "model", "notebook"), *, days: int | None = None
@@ -782,6 +896,26 @@ class Session:
                 listener()
             except Exception:  # an answer that was paid for is given out all the same
                 LOG.exception("a listener failed")
+
+
+def _whole(before: Answer | None, answer: Answer) -> Answer:
+    """Give *answer* with what was *before*, if it has gone on."""
+    return answer if before is None else continuation.joined(before, answer)
+
+
+def _say_way_on(error: DeepSeekError | None, answer: Answer) -> None:
+    """Say in *error* that its answer can go on, where it can."""
+    broken = isinstance(error, BrokenAnswer | UnusableAnswer)
+    if error is not None and broken and continuation.can_go_on(answer):
+        error.args = (with_way_on(str(error)),)
+
+
+def _in_all(
+    before: Answer | None, answer: Answer, state: State, error: DeepSeekError | None
+) -> Answer:
+    """Do so for a call that has ended; one that cost nothing changes nothing of what there is."""
+    unsent = error is not None and state in FREE
+    return before if before is not None and unsent else _whole(before, answer)
 
 
 def _name(request: Request) -> str:

@@ -195,8 +195,9 @@ def answers_shown(rows: Sequence[Mapping[str, Any]], now: datetime) -> Shown:
 def _asked(request: str | None) -> str:
     """Give the beginning of the question in a *request* as it was sent."""
     try:
-        said = json.loads(request or "")["messages"][-1]["content"]
-    except (ValueError, LookupError, TypeError):
+        messages = json.loads(request or "")["messages"]
+        said = next(one["content"] for one in reversed(messages) if not one.get("prefix"))
+    except (ValueError, LookupError, TypeError, StopIteration):
         return "(its text was not kept)"
     return one_line(str(said), 60)
 

@@ -39,8 +39,11 @@ class View(Protocol):
     def show(self, answer: Answer) -> None:
         """Show *answer* so far; it may be called for every piece."""
 
-    def end(self, answer: Answer, line: str, stamp: Mapping[str, Any]) -> None:
-        """Show *answer* for good, with the quiet *line* below and *stamp* as its metadata."""
+    def end(self, answer: Answer, line: str, stamp: Mapping[str, Any], *, dead: str = "") -> None:
+        """Show *answer* for good, with the quiet *line* below and *stamp* as its metadata.
+
+        Where widgets follow, *dead* says what to do once they are dead.
+        """
 
     def drop(self) -> None:
         """Show nothing: no part of an answer came, and what follows says why."""
@@ -69,7 +72,14 @@ class TerminalView:
             print("Thinking…", flush=True)
         self._print(answer.text.removesuffix("\r"))  # perhaps half a line end
 
-    def end(self, answer: Answer, line: str, stamp: Mapping[str, Any]) -> None:  # noqa: ARG002
+    def end(
+        self,
+        answer: Answer,
+        line: str,
+        stamp: Mapping[str, Any],  # noqa: ARG002
+        *,
+        dead: str = "",  # noqa: ARG002
+    ) -> None:
         """Print the rest and the quiet line."""
         self._print(answer.text)
         print(f"\n\n{line}" if self._printed else line, flush=True)
@@ -127,9 +137,9 @@ class NotebookView:
             sent = self._draw(render.thinking_shown(answer.reasoning, seconds).html)
         self._next = now + min(max(REDRAW, sent / BYTES_PER_SECOND), LATEST)
 
-    def end(self, answer: Answer, line: str, stamp: Mapping[str, Any]) -> None:
+    def end(self, answer: Answer, line: str, stamp: Mapping[str, Any], *, dead: str = "") -> None:
         """Put the whole answer into one display, the one that is saved."""
-        shown = render.answer_shown(answer, line, thinking=self._thinking)
+        shown = render.answer_shown(answer, line, thinking=self._thinking, dead=dead)
         data = {"text/html": shown.html, "text/plain": shown.text}
         metadata = {"deepseek_magic": dict(stamp)}
         whole, *rest = self._displays

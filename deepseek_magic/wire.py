@@ -94,6 +94,24 @@ class Message:
 
     role: Role
     content: str
+    reasoning: str = ""
+    """What was thought before it."""
+    prefix: bool = False
+    """Whether it is the beginning of an answer, which is to go on from there."""
+
+    @property
+    def words(self) -> str:
+        """All the text that the model is given with it."""
+        return self.reasoning + self.content
+
+    def body(self) -> dict[str, Any]:
+        """Give the API's form of it."""
+        body: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.reasoning:
+            body["reasoning_content"] = self.reasoning
+        if self.prefix:
+            body["prefix"] = True
+        return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +132,16 @@ class Request:
         """Whether the model will think first; it does unless told not to."""
         return self.think != "off"
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether its last message is the beginning of the answer."""
+        return bool(self.messages) and self.messages[-1].prefix
+
     def body(self) -> dict[str, Any]:
         """Give the JSON body of `POST /chat/completions`, streamed."""
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": [{"role": m.role, "content": m.content} for m in self.messages],
+            "messages": [message.body() for message in self.messages],
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -291,7 +314,9 @@ class Answer:
     are not known. *cost_range* then says between which bounds it lies, where that
     is known. *seconds* count from the sending of the request. *note* says what is
     waited for before the question is sent again, or, of a whole answer, what its
-    reader has to know of its cost; else "".
+    reader has to know of its cost; else "". *request* is the question that it
+    answers, which is what it takes to go on with it. Where it has gone on, *rest* is
+    what the last call alone brought and cost.
     """
 
     text: str = ""
@@ -304,6 +329,8 @@ class Answer:
     currency: str | None = None
     seconds: float | None = None
     note: str = ""
+    request: Request | None = field(default=None, repr=False, compare=False)
+    rest: Answer | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text

@@ -25,7 +25,7 @@ LAYERS = (
     ),
     (
         *("entries", "prices", "options", "failures", "recognise", "top_up", "elements"),
-        *("describe", "home", "stamps", "frames", "schemas"),
+        *("describe", "home", "stamps", "frames", "schemas", "continuation"),
     ),
     ("ledger", "client", "preflight", "placeholders", "estimate", "outlook", "reconcile"),
     ("purse", "tables", "limits", "records", "chart", "async_client", "templates"),
@@ -44,6 +44,7 @@ LAYERS = (
     ("waiting",),
     ("widgets",),
     ("notices",),
+    ("unfinished",),
     ("waits",),
     ("row_cells",),
     ("workspace",),
