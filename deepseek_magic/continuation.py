@@ -36,10 +36,10 @@ def _why_not(answer: Answer) -> str | None:
         return "It is not known what this answer was asked, so it cannot go on"
     if answer.finish_reason not in MENDABLE:
         return f"This answer has come to its end ({answer.finish_reason}), so it does not go on"
+    if answer.finish_reason == "length" and answer.text and not answer.text.strip():
+        return "This answer is nothing but blanks, so there is nothing to go on from"
     if not (answer.text.strip() or answer.reasoning.strip()):
         return "No word of this answer had arrived, so there is nothing to go on from"
-    if answer.text and not answer.text.strip():
-        return "This answer is nothing but blanks, so there is nothing to go on from"
     return None
 
 

@@ -188,9 +188,11 @@ def _in_all(answer: Answer) -> str:
     if answer.cost is not None:
         return f"{money(answer.cost, currency)} in all"
     if span is None:
-        return "in all unknown"
-    low, high = money(span.low, currency), money(span.high, currency, rounding=ROUND_UP)
-    return f"in all {low} at least, {high} at most"
+        return "cost in all unknown"
+    high = money(span.high, currency, rounding=ROUND_UP)
+    if span.likely is None:
+        return f"in all at least {money(span.low, currency)}, {high} at most"
+    return f"in all about {money(span.likely, currency)}, {high} at most"
 
 
 def quiet_line(
@@ -214,8 +216,8 @@ def quiet_line(
         one_line(answer.model or "unknown model", 60),
         None if ending and answer.finish_reason is None else _ending(answer),
         *(_tokens(last.usage) if last.usage else ()),
-        _price_paid(last, band),
-        *(["for the rest", _in_all(answer)] if answer.rest else ()),
+        _price_paid(last, band) + (" for the rest" if answer.rest else ""),
+        _in_all(answer) if answer.rest else None,
         None if last.seconds is None else duration(last.seconds),
         None if left is None else f"{at_least(left, answer.currency)} left",
         place,
