@@ -473,6 +473,9 @@ Examples
   %%deepseek --json -t off -o people -s "You read names out of letters."
   Give {"names": [...]} as JSON for this letter: {{letters[0]}}
 
+An answer that broke off, or was cut at --max-tokens, goes on at the price of
+the rest: the button Continue below it, or %deepseek continue.
+
 The account is looked after by the line magic: %deepseek -h
 """
 

@@ -36,7 +36,7 @@ UNREACHED_REST = (
     "This page no longer knows the cell (it was loaded anew, or the cell was moved by cut and "
     "paste). Nothing was sent. To go on in a cell of its own: %deepseek continue"
 )
-ONLY_THE_REST = "The answer goes on from where it ended; what there is counts as input."
+ONLY_THE_REST = "Only the rest is written and paid for; what there is counts as its input."
 UNSEEN = (
     "The money is there, but the page that waited is closed, asleep, or was loaded anew. Nothing "
     "was sent. Run the cell by hand; until then it is tried again from time to time."

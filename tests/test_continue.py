@@ -64,16 +64,13 @@ def test_the_rest_is_asked_for_with_what_there_is(session: Session, api: Sandbox
     whole = session.resume(error)
 
     first, second = bodies(api)
-    begun = {
-        "role": "assistant",
-        "content": error.answer.text if error.answer else "",
-        "prefix": True,
-    }
+    so_far = str(error.answer)
+    begun = {"role": "assistant", "content": so_far, "prefix": True}
     assert api.requests[-1].path == "/beta/chat/completions"
     assert second == {**first, "messages": [*first["messages"], begun]}
     assert (whole.text, whole.finish_reason) == (TALE, "stop")
     assert whole.rest is not None
-    assert whole.rest.text == TALE.removeprefix(begun["content"])
+    assert whole.rest.text == TALE.removeprefix(so_far)
 
 
 @pytest.mark.parametrize("suffix", ["", "/v1", "/beta", "/"])
@@ -677,7 +674,8 @@ def button_of(page: Page) -> str:
     """Give the newest button from the messages, without asking the busy kernel."""
     opened = [m for m in page.messages if m["msg_type"] == "comm_open"]
     states = [(m["content"]["comm_id"], m["content"]["data"]["state"]) for m in opened]
-    return [comm for comm, state in states if state.get("description") == "Continue"][-1]
+    found = [comm for comm, state in states if state.get("description") == "Continue"]
+    return str(found[-1])
 
 
 @pytest.mark.kernel
