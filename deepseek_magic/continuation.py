@@ -137,8 +137,7 @@ class Entry:
 
     def asks_like(self, other: Entry) -> bool:
         """Tell whether *other* has the same question, whatever the bound of its answer."""
-        mine, its = (replace(one.question, max_tokens=None) for one in (self, other))
-        return mine == its
+        return _alike(self.question, other.question)
 
     @property
     def goes_on(self) -> bool:
@@ -155,7 +154,10 @@ def entry(row: Mapping[str, Any], answer: Answer) -> Entry | None:
         return None
     question = question_of(sent)
     before = sent.messages[-1] if sent.goes_on else None
-    return Entry(question, before, replace(answer, request=question), row["state"], row["cell"])
+    answer = replace(answer, request=question)
+    if before is not None and not (answer.text or answer.reasoning):  # its process has ended
+        answer = replace(answer, text=before.content, reasoning=before.reasoning)
+    return Entry(question, before, answer, row["state"], row["cell"])
 
 
 def broken_of(entries: Iterable[Entry]) -> Answer | None:
@@ -172,6 +174,23 @@ def broken_of(entries: Iterable[Entry]) -> Answer | None:
                 return _whole(one, rows[number + 1 :])
             settled.append(one)
     return None
+
+
+def is_under_way(entries: Iterable[Entry], answer: Answer) -> bool:
+    """Tell whether a call goes on with *answer*, or has gone on and brought more of it.
+
+    *entries* are the newest first; those from before the answer itself, which may have
+    begun alike, do not count.
+    """
+    mine = Message("assistant", answer.text, reasoning=answer.reasoning)
+    for one in entries:
+        if one.state in NOTHING_BILLED or not _alike(one.question, answer.request):
+            continue
+        if one.state != "sent" and _is_beginning(one.answer, mine):
+            return False
+        if one.before is not None and _is_beginning(answer, one.before):
+            return True
+    return False
 
 
 def _replaces(later: Entry, one: Entry) -> bool:
@@ -199,6 +218,11 @@ def _whole(last: Entry, older: list[Entry]) -> Answer:
         reasoning=last.answer.reasoning.removeprefix(last.before.reasoning),
     )
     return replace(joined(before, rest), text=last.answer.text, reasoning=last.answer.reasoning)
+
+
+def _alike(one: Request, other: Request | None) -> bool:
+    """Tell whether two questions are the same, whatever the bound of their answers."""
+    return other is not None and replace(one, max_tokens=other.max_tokens) == other
 
 
 def _is_beginning(answer: Answer, before: Message) -> bool:

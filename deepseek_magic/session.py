@@ -250,11 +250,18 @@ class Session:
 
         It is read from the ledger, also after a restart, where that keeps texts.
         """
-        found = (
-            continuation.entry(row, answer_of(row))
-            for row in self.ledger.newest(self.account, self.notebook, self._clock() - BROKEN_FOR)
-        )
-        return continuation.broken_of(one for one in found if one is not None)
+        return continuation.broken_of(self._entries())
+
+    def is_under_way(self, begun: Answer) -> bool:
+        """Tell whether a kernel of this notebook goes on with *begun*, or has done so."""
+        return continuation.is_under_way(self._entries(), begun)
+
+    def _entries(self) -> list[continuation.Entry]:
+        self._sweep()
+        since = self._clock() - BROKEN_FOR
+        rows = self.ledger.newest(self.account, self.notebook, since)
+        found = (continuation.entry(row, answer_of(row)) for row in rows)
+        return [one for one in found if one is not None]
 
     def _admitted(
         self,

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from . import continuation, failures, limits, preflight, prices, render
 from .account import Account, Keeping
@@ -22,6 +22,7 @@ from .errors import (
     DeepSeekError,
     InsufficientBalance,
     Interrupted,
+    InvalidOption,
     NoKey,
     OutOfMoney,
     UnusableAnswer,
@@ -31,7 +32,7 @@ from .pending import Place
 from .records import answer_of
 from .rerun import current_cell, page_shows
 from .session import FRESH_SECONDS, now
-from .unfinished import DEAD, Unfinished, UnfinishedAnswers
+from .unfinished import DEAD, ELSEWHERE, Unfinished, UnfinishedAnswers
 from .view import view_for
 from .waits import Asking, Waits
 from .wire import Answer
@@ -144,6 +145,8 @@ class Workspace:
         cell, place = asking.cell, asking.place
         page = cell.session if cell else ""
         if begun is not None:
+            if self.session.is_under_way(begun.answer):
+                self._taken(begun, asking)
             asking.request = begun.rest
             self.unfinished.begins(begun, cell)
         elif (answer := self.notices.pending.unread(place, request, page)) is not None:
@@ -159,6 +162,15 @@ class Workspace:
             self.waits.for_money(empty, asking)
         self._succeeded(answer, asking, request)
         return answer
+
+    def _taken(self, begun: Unfinished, asking: Asking) -> NoReturn:
+        """Leave *begun* as it stands in its cell: another kernel goes on with it."""
+        if not asking.is_elsewhere:
+            line = render.quiet_line(begun.answer, None, ending="incomplete")
+            stamp = _stamp(begun.answer, "incomplete", None)
+            self._view(asking.cell).end(begun.answer, line, stamp)
+        self.unfinished.done(begun)
+        raise InvalidOption(ELSEWHERE)
 
     def begun(self, row: Pending | None = None) -> Unfinished | None:
         """Give the unfinished answer that the run of now, or *row*, goes on with; None if none."""

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from deepseek_magic.continuation import rest_of
 from deepseek_magic.errors import (
     BadRequest,
     BrokenAnswer,
@@ -24,6 +26,8 @@ from deepseek_magic.errors import (
     OverLimit,
     UnusableAnswer,
 )
+from deepseek_magic.ledger import Asked, Outcome
+from deepseek_magic.records import as_sent
 from deepseek_magic.sandbox import Reply, Sandbox
 from deepseek_magic.session import Session
 from deepseek_magic.wire import Answer
@@ -431,6 +435,30 @@ def test_another_kernel_goes_on_with_it_already(open_session: Open, api: Sandbox
     assert len(api.requests) == 2
 
 
+def test_a_kernel_that_died_meanwhile(open_session: Open, api: Sandbox) -> None:
+    """A rest whose kernel was killed is lost, and what it went on from goes on again."""
+    session = open_session(api)
+    session.balance()
+    api.script(TALE)
+    cut = session.ask("Tell a tale.", think="off", max_tokens=30)
+    killed = Asked(
+        at=datetime.now(UTC),
+        account=session.account,
+        model="deepseek-flash",
+        request=as_sent(rest_of(cut)),
+        reserved=Decimal("0.02"),
+        currency="CNY",
+    )
+    session.ledger.end(session.ledger.ask(killed), Outcome("partial", datetime.now(UTC)))
+
+    found = session.broken()
+
+    assert found is not None
+    assert (found.text, found.cost) == (cut.text, None)
+    assert found.cost_range is not None
+    assert found.cost_range.high == (cut.cost or 0) + Decimal("0.02")
+
+
 def test_texts_that_are_not_kept(open_session: Open, api: Sandbox) -> None:
     """Where the ledger keeps figures only, an error still knows all it takes."""
     session = open_session(api, keep="figures")
@@ -539,6 +567,20 @@ def test_no_money_in_a_cell(run: Run, account: Sandbox, shell: Any) -> None:
     assert [len(body["messages"]) for body in bodies(account)] == [1, 2, 2]
     assert "No cell waits for money." in run("%deepseek pending")
     assert len(shell.user_ns["tale"].text) > len(shell.user_ns["tale"].rest.text)
+
+
+def test_another_kernel_was_quicker(run: Run, account: Sandbox, shell: Any) -> None:
+    """What another kernel of the notebook has gone on with is not paid for once more."""
+    account.script(Reply(TALE, after=20, then="end"), TALE)
+    run("%%deepseek -t off\nTell a tale.")
+    here = shell.magics_manager.registry["DeepSeekMagics"].workspace.session
+    with Session(notebook=here.notebook) as other:
+        other.resume()
+
+    shown = run("%deepseek continue")
+
+    assert "its rest was asked for elsewhere. Nothing was sent" in shown
+    assert len(account.requests) == 2
 
 
 def test_the_account_changes(run: Run, account: Sandbox) -> None:
