@@ -195,14 +195,14 @@ class Notices:
         if cell is not None and cell.replayed:
             self._shell.display_pub.clear_output()
 
-    def _take_down(self, place: str | None) -> None:
-        """Let nothing run in a cell whose question is asked elsewhere, and say so there."""
+    def take_down(self, place: str | None, how: str) -> None:
+        """Let nothing run in a cell whose question is asked elsewhere, and say there *how*."""
         from .widgets import NoticeControls
 
         for widget in self._standing.get(place or "", ()):
             if isinstance(widget, NoticeControls):
                 self._void.add(widget.token)
-                widget.retire()
+                widget.retire(how)
 
     def void(self, token: str) -> None:
         """Let a run that bears *token* do nothing, should it be on its way."""
@@ -293,7 +293,7 @@ class Notices:
         over: OverLimit | None = None
         for row in others:
             if row.text is not None:
-                self._take_down(row.cell)
+                self.take_down(row.cell, "Asked again by %deepseek rerun")
                 try:
                     run_here(row)
                 except OverLimit as error:

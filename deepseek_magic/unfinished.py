@@ -28,6 +28,7 @@ NOTHING = (
     "No answer of this notebook broke off or was cut of late, so there is nothing to go on with. "
     "Nothing was sent. Ask anew: run its cell again."
 )
+WENT_ON = "It went on in another cell"
 DEAD = (
     "The button that stood below is gone: it lasts no longer than its kernel. "
     "Instead of it: %load_ext deepseek_magic, then %deepseek continue"
@@ -121,12 +122,13 @@ class UnfinishedAnswers:
 
     def begins(self, one: Unfinished, cell: Cell | None) -> None:
         """Let no button elsewhere go on with *one*, which goes on in *cell* now."""
+        where = one.place.cell if one.place else None
+        if where is not None and (cell is None or cell.place != where):
+            self._notices.take_down(where, WENT_ON)
         controls = self._controls.pop(one.name, None)
         if controls is not None and (cell is None or controls.cell.place != cell.place):
             self._notices.void(controls.token)
-            controls.retire(
-                f"It went on in another cell, at {datetime.now(UTC).astimezone():%H:%M}."
-            )
+            controls.retire(f"{WENT_ON}, at {datetime.now(UTC).astimezone():%H:%M}.")
 
     def done(self, one: Unfinished) -> None:
         """Note that *one* has come to its end."""

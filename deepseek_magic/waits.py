@@ -213,7 +213,7 @@ class Waits:
             today=self._today() if own_limit else "",
             unsent=error.unsent,
             currency=self._session.currency,
-            kept=_kept(error.answer),
+            kept=_kept(error.answer, in_place=asking.begun is not None and asking.attended),
             rows=_rows(error),
             again=own_limit and self._has_budget_anew(error, asking),
             top_up_url=f"https://{host}/" if host else self._account.top_up_url,
@@ -279,9 +279,15 @@ def _lines(*lines: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _kept(answer: Answer | None) -> str | None:
+def _kept(answer: Answer | None, *, in_place: bool) -> str | None:
+    """Tell what is there of *answer*; with *in_place* the button of the notice goes on with it."""
     if answer is None:
         return None
     size = f"{len(answer.text) + len(answer.reasoning):,}"
-    way = "; with money it goes on: %deepseek continue" if can_go_on(answer) else "."
+    way = "."
+    if can_go_on(answer):
+        way = "; with money it goes on"
+        way += (
+            " by “Re-run cell”, or by: %deepseek continue" if in_place else ": %deepseek continue"
+        )
     return f"{size} characters of the answer are kept above{way}"

@@ -162,8 +162,8 @@ class NoticeControls:
         for button in (*self._runners, self._later, self._check):  # they may be in no box
             close_all(button)
 
-    def retire(self) -> None:
-        """Take the buttons away for good: the question is asked from elsewhere."""
+    def retire(self, how: str) -> None:
+        """Take the buttons away for good: the question is asked from elsewhere, as *how* says."""
         self._rerun.close()
         if self._waiting is not None:
             self._waiting.remove(self.cell.place, self)
@@ -172,7 +172,7 @@ class NoticeControls:
             self.retired = True
             if not self._closed:
                 self.box.children = (self._said,)
-        self._say(f"Asked again by %deepseek rerun, at {datetime.now().astimezone():%H:%M}.")
+        self._say(f"{how}, at {datetime.now().astimezone():%H:%M}.")
 
     @property
     def token(self) -> str:

@@ -310,8 +310,10 @@ class Workspace:
         After a re-run, or a long wait, that is once it is sure that a page shows the answer.
         """
         cell, pending = asking.cell, self.notices.pending
-        if asking.is_elsewhere:
+        if asking.begun is not None and asking.is_elsewhere:
             pending.done(asking.place)
+            if asking.begun.place is not None:
+                pending.done(asking.begun.place)
             return
         waited = asking.waited or asking.ends is not None
         if cell is None or not (cell.replayed or (waited and cell.attended)):

@@ -692,6 +692,20 @@ def test_beside_the_button(page: Page, account: Sandbox) -> None:
     page.cell("import time; time.sleep(0.5)")
     after_hand = len(account.requests)
 
+    account.script(TALE, TALE)
+    page.cell(ASKING.replace("-t", "--max-tokens 30 -t"), HERE)
+    account.balance = Decimal(0)
+    page.click(button(page))
+    page.until(lambda: page.value(f"hasattr({STANDING}[0], '_again')") == "True")
+    account.top_up("5.00")
+    again = page.value(f"{STANDING}[0]._again.comm.comm_id")
+    page.cell("%deepseek continue", {"cellId": "c2"})
+    page.click(again)
+    page.cell("import time; time.sleep(0.5)")
+    after_notice = len(account.requests)
+    taken_down = page.value(f"{STANDING}[0]._said.value")
+    waiting = page.text(page.cell("%deepseek pending"))
+
     account.script(Reply(TALE, after=20, then="end"), TALE)
     cell = page.cell(ASKING, HERE)
     account.balance = Decimal(0)
@@ -705,10 +719,13 @@ def test_beside_the_button(page: Page, account: Sandbox) -> None:
     assert after_command == 2
     assert "It went on in another cell" in said
     assert after_hand == 4
+    assert after_notice == 7
+    assert "It went on in another cell" in taken_down
+    assert "Tell a tale." not in waiting
     assert [len(body["messages"]) for body in bodies(account)][2:4] == [1, 1]
     assert page.errors(by_hand) == []
     assert page.errors(cell) == ["BrokenAnswer", "InsufficientBalance"]
-    assert [len(body["messages"]) for body in bodies(account)][4:] == [1, 2, 2]
+    assert [len(body["messages"]) for body in bodies(account)][7:] == [1, 2, 2]
     assert page.value("tale.text") == TALE
 
 
