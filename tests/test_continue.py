@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -639,6 +640,14 @@ def button(page: Page) -> str:
     return page.value(f"{STANDING}[0]._button.comm.comm_id")
 
 
+def wait_for(page: Page, expression: str) -> None:
+    """Ask the kernel until *expression* holds there."""
+    deadline = time.monotonic() + 30
+    while page.value(expression) != "True":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def stamps(page: Page, request: str) -> list[dict[str, Any]]:
     found = [m["content"].get("metadata", {}) for m in page.of(request)]
     return [one["deepseek_magic"] for one in found if "deepseek_magic" in one]
@@ -696,7 +705,7 @@ def test_beside_the_button(page: Page, account: Sandbox) -> None:
     page.cell(ASKING.replace("-t", "--max-tokens 30 -t"), HERE)
     account.balance = Decimal(0)
     page.click(button(page))
-    page.until(lambda: page.value(f"hasattr({STANDING}[0], '_again')") == "True")
+    wait_for(page, f"[hasattr(one, '_again') for one in {STANDING}] == [True]")
     account.top_up("5.00")
     again = page.value(f"{STANDING}[0]._again.comm.comm_id")
     page.cell("%deepseek continue", {"cellId": "c2"})
@@ -749,7 +758,7 @@ def test_stopped_and_gone(page: Page, account: Sandbox) -> None:
     page.until(lambda: page.ended(cell, 2))
     page.listens = False
     page.click(button(page))
-    page.until(lambda: page.value(f"'no longer knows' in {STANDING}[0]._said.value") == "True")
+    wait_for(page, f"'no longer knows' in {STANDING}[0]._said.value")
     unreached = len(account.requests)
     page.listens = True
     page.click(button(page))
