@@ -92,6 +92,12 @@ class Cell:
         return self.replayed and self.parent["metadata"].get(ANYWAY) is True
 
     @property
+    def sent(self) -> datetime | None:
+        """When the page sent it, by the page's clock; None where it does not say."""
+        at = self.parent["header"].get("date")
+        return at if isinstance(at, datetime) and at.tzinfo is not None else None
+
+    @property
     def resumes(self) -> str:
         """The name of the unfinished answer that this run goes on with; "" where it asks anew."""
         return str(self.parent["metadata"].get(RESUMES) or "") if self.replayed else ""

@@ -60,6 +60,16 @@ class Unfinished:
         return continuation.rest_of(self.answer)
 
 
+@dataclass(frozen=True, slots=True)
+class _Mended:
+    """An answer that has gone on to its end in its cell, and from when to when it did."""
+
+    question: Request
+    answer: Answer
+    began: datetime
+    ended: datetime
+
+
 class UnfinishedAnswers:
     """Those of the notebook in *shell*, the newest last."""
 
@@ -68,6 +78,8 @@ class UnfinishedAnswers:
         self._notices = notices
         self._known: dict[str, Unfinished] = {}
         self._controls: dict[str, ContinueControls] = {}
+        self._mended: dict[str, _Mended] = {}
+        self._began = datetime.now(UTC)
 
     def of_run(self, cell: Cell | None, row: Pending | None) -> Unfinished | None:
         """Give what a run of *cell* goes on with, or of *row*, which waits for money."""
@@ -122,6 +134,7 @@ class UnfinishedAnswers:
 
     def begins(self, one: Unfinished, cell: Cell | None) -> None:
         """Let no button elsewhere go on with *one*, which goes on in *cell* now."""
+        self._began = datetime.now(UTC)
         where = one.place.cell if one.place else None
         if where is not None and (cell is None or cell.place != where):
             self._notices.take_down(where, WENT_ON)
@@ -135,6 +148,23 @@ class UnfinishedAnswers:
         self._known.pop(one.name, None)
         self._controls.pop(one.name, None)
 
+    def mended(self, one: Unfinished, answer: Answer, cell: Cell | None) -> None:
+        """Note that *one* has come to its end in *cell*, and that *answer* is the whole."""
+        if cell is not None:
+            now = datetime.now(UTC)
+            self._mended[cell.place] = _Mended(one.question, answer, self._began, now)
+
+    def meanwhile(self, request: Request, cell: Cell | None) -> Answer | None:
+        """Give the answer to *request* if it went on while *cell* was sent by hand, once.
+
+        The page shows what it has sent last in the cell, so it has not shown the answer.
+        """
+        one = self._mended.pop(cell.place, None) if cell is not None else None
+        if one is None or cell is None or cell.replayed or cell.sent is None:
+            return None
+        meant = one.question == request and one.began <= cell.sent <= one.ended
+        return one.answer if meant else None
+
     def settle(self, place: Place) -> None:
         """Note that the question in *place* was asked anew."""
         for one in list(self._known.values()):
@@ -144,6 +174,7 @@ class UnfinishedAnswers:
     def forget_all(self) -> None:
         """Forget all, with the account that they belong to."""
         self._known.clear()
+        self._mended.clear()
         self._controls.clear()
 
 

@@ -149,8 +149,10 @@ class Workspace:
                 self._taken(begun, asking)
             asking.request = begun.rest
             self.unfinished.begins(begun, cell)
-        elif (answer := self.notices.pending.unread(place, request, page)) is not None:
-            return self._show_unread(answer, asking, request)
+        else:
+            answer = self.notices.pending.unread(place, request, page)
+            if (answer := self.unfinished.meanwhile(request, cell) or answer) is not None:
+                return self._show_unread(answer, asking, request)
         while True:
             if off_peak:
                 self.waits.off_peak(asking)
@@ -160,6 +162,8 @@ class Workspace:
             except OutOfMoney as error:
                 empty = error
             self.waits.for_money(empty, asking)
+        if begun is not None and not continuation.can_go_on(answer):
+            self.unfinished.mended(begun, answer, cell)
         self._succeeded(answer, asking, request)
         return answer
 

@@ -195,9 +195,12 @@ def test_what_was_left_early_goes_on(session: Session, api: Sandbox) -> None:
     stream = session.stream("Tell a tale.", think="off")
     answer = next(one for one in stream if "word5" in one.text)
     stream.close()
+    kept = session.broken()
 
     whole = session.resume(answer)
 
+    assert kept is not None
+    assert kept.text == answer.text
     assert whole.text == TALE
 
 
@@ -744,6 +747,25 @@ def button_of(page: Page) -> str:
     states = [(m["content"]["comm_id"], m["content"]["data"]["state"]) for m in opened]
     found = [comm for comm, state in states if state.get("description") == "Continue"]
     return str(found[-1])
+
+
+@pytest.mark.kernel
+def test_run_by_hand_meanwhile(page: Page, account: Sandbox) -> None:
+    """A run that was sent while the answer went on shows it for nothing; the next asks anew."""
+    account.script(Reply(TALE, after=20, then="end"), Reply(TALE, speed=100), "Another tale.")
+    cell = page.cell(ASKING, HERE)
+    page.click(button(page))
+    page.until(lambda: any("word15" in str(m["content"]) for m in page.of(cell)))
+
+    by_hand = page.cell(ASKING, HERE)
+    sent, tale = len(account.requests), page.value("tale.text")
+    page.cell(ASKING, HERE)
+
+    assert (sent, tale) == (2, TALE)
+    assert page.errors(by_hand) == []
+    assert "nothing was sent now" in str(page.of(by_hand))
+    assert page.value("tale.text") == "Another tale."
+    assert len(account.requests) == 3
 
 
 @pytest.mark.kernel
