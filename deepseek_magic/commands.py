@@ -163,17 +163,17 @@ class Commands:
         """Let the answer that broke off or was cut last go on, in the cell that is running."""
         out, dry_run, words = None, False, list(rest)
         while words:
-            match words:
-                case ["-o" | "--out", name, *words] if name.isidentifier():
-                    out = name
-                case ["--dry-run", *words]:
-                    dry_run = True
-                case _:
-                    raise InvalidOption(
-                        "%deepseek continue takes nothing more, or -o NAME for the whole answer, "
-                        f"or --dry-run, and {one_line(words[0], 40)!r} is none of it. Nothing was "
-                        "sent."
-                    )
+            word = words.pop(0)
+            if word == "--dry-run":
+                dry_run = True
+            elif word in {"-o", "--out"} and words and words[0].isidentifier():
+                out = words.pop(0)
+            else:
+                raise InvalidOption(
+                    "%deepseek continue takes nothing more, or -o NAME for the whole answer, or "
+                    f"--dry-run, and {one_line(' '.join([word, *words]), 40)!r} is none of it. "
+                    "Nothing was sent."
+                )
         self._host.go_on(" ".join(["%deepseek continue", *rest]), out, dry_run=dry_run)
 
     def do_pending(self, *rest: str) -> None:

@@ -39,8 +39,9 @@ DEAD = (
 class Unfinished:
     """An answer so far, by a *name*, and where its question was asked.
 
-    *line* has the options of its cell; None where nobody knows them any more. *wanted*
-    tells that it was to go on, and that the money was missing.
+    *place* is None where an earlier kernel asked it. *line* has the options of its cell;
+    None where nobody knows them any more. *wanted* tells that it was to go on, and that
+    the money was missing.
     """
 
     name: str
@@ -120,7 +121,7 @@ class UnfinishedAnswers:
             one = Unfinished(uuid.uuid4().hex, answer, place, line, wanted)
         else:
             self._known.pop(begun.name, None)
-            one = replace(begun, answer=answer, place=begun.place or place, wanted=wanted)
+            one = replace(begun, answer=answer, wanted=wanted)
         self._known[one.name] = one
         return one
 

@@ -162,6 +162,8 @@ class Workspace:
             except OutOfMoney as error:
                 empty = error
             self.waits.for_money(empty, asking)
+            if begun is not None:
+                self._view(cell).drop()  # what there is will stand in the whole
         if begun is not None and not continuation.can_go_on(answer):
             self.unfinished.mended(begun, answer, cell)
         self._succeeded(answer, asking, request)

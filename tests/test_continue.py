@@ -530,12 +530,12 @@ def test_a_cut_answer_names_the_way(run: Run, account: Sandbox, shell: Any) -> N
 
     shown = run("%%deepseek -t off --max-tokens 30 -o tale\nTell a tale.")
     dry = run("%deepseek continue --dry-run")
-    wrong = run("%deepseek continue now")
+    wrong = [run(f"%deepseek continue {words}") for words in ("now", "-o", "-o 1st", "--out")]
 
     assert "cut at max_tokens" in shown
     assert "to go on: %deepseek continue" in shown
     assert "assistant" in dry
-    assert "takes nothing more, or -o NAME" in wrong
+    assert ["takes nothing more, or -o NAME" in shown for shown in wrong] == [True] * 4
     assert len(account.requests) == 1
     assert shell.user_ns["tale"].finish_reason == "length"
 
@@ -612,6 +612,8 @@ def test_after_a_restart(kernel: Kernels, account: Sandbox) -> None:
     assert second.error is None
     assert TALE in second.text(1)
     assert second.text(2).strip() == TALE
+    told = second.notebook.cells[1].outputs[0].metadata["deepseek_magic"]
+    assert Decimal(told["cost"]) == account.requests[-1].cost, "the beginning stands elsewhere"
     assert "widget" not in str(second.notebook)
 
 
