@@ -29,6 +29,7 @@ NOTHING = (
     "Nothing was sent. Ask anew: run its cell again."
 )
 WENT_ON = "It went on in another cell"
+ANEW = "Its question was asked anew"
 DEAD = (
     "The button that stood below is gone: it lasts no longer than its kernel. "
     "Instead of it: %load_ext deepseek_magic, then %deepseek continue"
@@ -139,15 +140,19 @@ class UnfinishedAnswers:
         where = one.place.cell if one.place else None
         if where is not None and (cell is None or cell.place != where):
             self._notices.take_down(where, WENT_ON)
+        self._retire(one, WENT_ON)
+
+    def _retire(self, one: Unfinished, why: str) -> None:
+        """Take the button of *one* away, where it stands: that of a cell which runs is gone."""
         controls = self._controls.pop(one.name, None)
-        if controls is not None and (cell is None or controls.cell.place != cell.place):
+        if controls is not None and not controls.closed:
             self._notices.void(controls.token)
-            controls.retire(f"{WENT_ON}, at {datetime.now(UTC).astimezone():%H:%M}.")
+            controls.retire(f"{why}, at {datetime.now(UTC).astimezone():%H:%M}.")
 
     def done(self, one: Unfinished) -> None:
-        """Note that *one* has come to its end."""
+        """Note that *one* has come to its end, or was asked anew."""
         self._known.pop(one.name, None)
-        self._controls.pop(one.name, None)
+        self._retire(one, ANEW)
 
     def mended(self, one: Unfinished, answer: Answer, cell: Cell | None) -> None:
         """Note that *one* has come to its end in *cell*, and that *answer* is the whole."""

@@ -341,16 +341,17 @@ class ContinueControls:
         self.box = _row(self._button, self._said)
         self.box.add_class(elements.LIVING)
         self._lock = threading.RLock()
-        self._closed = False
+        self.closed = False
+        """Whether it is gone, as its cell runs again."""
         self._say(ONLY_THE_REST)
         publish(shell, self.box)
 
     def close(self) -> None:
         """Take the button away, and with it a run that has not begun."""
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
+            self.closed = True
         self._rerun.close()
         close_all(self.box)
         close_all(self._button)  # it may be in no box
@@ -359,7 +360,7 @@ class ContinueControls:
         """Take the button away for good, and say why: the answer goes on elsewhere."""
         self._rerun.close()
         with self._lock:
-            if not self._closed:
+            if not self.closed:
                 self.box.children = (self._said,)
         self._say(said)
 
@@ -379,13 +380,13 @@ class ContinueControls:
 
     def _silent(self) -> None:
         with self._lock:
-            if not self._closed:
+            if not self.closed:
                 self._button.disabled = False
                 self._say(UNREACHED_REST)
 
     def _say(self, line: str) -> None:
         with self._lock:
-            if not self._closed:
+            if not self.closed:
                 self._said.value = render.status_html(line)
 
 

@@ -685,27 +685,69 @@ def test_the_button(page: Page, account: Sandbox) -> None:
     assert page.value(STANDING) == "[]"
 
 
+CUT = Reply(TALE, after=20, then="end")
+
+
 @pytest.mark.kernel
 def test_beside_the_button(page: Page, account: Sandbox) -> None:
     """Whoever goes on first does it: a command, a run by hand, a notice; others send nothing."""
-    account.script(Reply(TALE, after=20, then="end"), TALE)
-    cell = page.cell(ASKING, HERE)
+    after_a_command(page, account)
+    after_a_run_by_hand(page, account)
+    after_an_empty_balance(page, account)
+    after_a_notice(page, account)
+    after_another_try(page, account)
+
+
+def messages(account: Sandbox, page: Page) -> list[int]:
+    """Give how many messages each new request had, once nothing is on its way any more."""
+    page.cell("import time; time.sleep(0.5)")
+    found = [len(body["messages"]) for body in bodies(account)]
+    account.requests.clear()
+    account.unscript()
+    return found
+
+
+def after_a_command(page: Page, account: Sandbox) -> None:
+    account.script(CUT, TALE)
+    page.cell(ASKING, HERE)
     comm = button(page)
 
     page.cell("%deepseek continue", {"cellId": "c2"})
     page.click(comm)
-    page.cell("import time; time.sleep(0.5)")
-    after_command = len(account.requests)
-    said = page.value(f"{STANDING}[0]._said.value")
 
-    account.script(Reply(TALE, after=20, then="end"), TALE)
-    cell = page.cell(ASKING, HERE)
+    assert messages(account, page) == [1, 2]
+    assert "It went on in another cell" in page.value(f"{STANDING}[0]._said.value")
+
+
+def after_a_run_by_hand(page: Page, account: Sandbox) -> None:
+    account.script(CUT, TALE)
+    page.cell(ASKING, HERE)
+
     page.queue("import time; time.sleep(1)")
     page.click(button_of(page))
     by_hand = page.cell(ASKING, HERE)
-    page.cell("import time; time.sleep(0.5)")
-    after_hand = len(account.requests)
 
+    assert messages(account, page) == [1, 1]
+    assert page.errors(by_hand) == []
+
+
+def after_an_empty_balance(page: Page, account: Sandbox) -> None:
+    account.script(CUT, TALE)
+    cell = page.cell(ASKING, HERE)
+
+    account.balance = Decimal(0)
+    page.click(button(page))
+    page.until(lambda: page.ended(cell, 2))
+    account.top_up("5.00")
+    page.click(page.value(f"{STANDING}[0]._again.comm.comm_id"))
+    page.until(lambda: page.ended(cell, 3))
+
+    assert page.errors(cell) == ["BrokenAnswer", "InsufficientBalance"]
+    assert messages(account, page) == [1, 2, 2]
+    assert page.value("tale.text") == TALE
+
+
+def after_a_notice(page: Page, account: Sandbox) -> None:
     account.script(TALE, TALE)
     page.cell(ASKING.replace("-t", "--max-tokens 30 -t"), HERE)
     account.balance = Decimal(0)
@@ -713,34 +755,27 @@ def test_beside_the_button(page: Page, account: Sandbox) -> None:
     wait_for(page, f"[hasattr(one, '_again') for one in {STANDING}] == [True]")
     account.top_up("5.00")
     again = page.value(f"{STANDING}[0]._again.comm.comm_id")
+
     page.cell("%deepseek continue", {"cellId": "c2"})
     page.click(again)
-    page.cell("import time; time.sleep(0.5)")
-    after_notice = len(account.requests)
-    taken_down = page.value(f"{STANDING}[0]._said.value")
-    waiting = page.text(page.cell("%deepseek pending"))
 
-    account.script(Reply(TALE, after=20, then="end"), TALE)
-    cell = page.cell(ASKING, HERE)
-    account.balance = Decimal(0)
-    page.click(button(page))
-    page.until(lambda: page.ended(cell, 2))
-    account.top_up("5.00")
-    again = page.value(f"{STANDING}[0]._again.comm.comm_id")
-    page.click(again)
-    page.until(lambda: page.ended(cell, 3))
+    assert messages(account, page) == [1, 2, 2]
+    assert "It went on in another cell" in page.value(f"{STANDING}[0]._said.value")
+    assert "Tell a tale." not in page.text(page.cell("%deepseek pending"))
 
-    assert after_command == 2
-    assert "It went on in another cell" in said
-    assert after_hand == 4
-    assert after_notice == 7
-    assert "It went on in another cell" in taken_down
-    assert "Tell a tale." not in waiting
-    assert [len(body["messages"]) for body in bodies(account)][2:4] == [1, 1]
-    assert page.errors(by_hand) == []
-    assert page.errors(cell) == ["BrokenAnswer", "InsufficientBalance"]
-    assert [len(body["messages"]) for body in bodies(account)][7:] == [1, 2, 2]
-    assert page.value("tale.text") == TALE
+
+def after_another_try(page: Page, account: Sandbox) -> None:
+    account.script(CUT, CUT, TALE)
+    page.cell(ASKING, HERE)
+    page.cell("%deepseek continue", {"cellId": "c3"})
+    comm = button_of(page)
+
+    page.cell(ASKING, HERE)
+    page.click(comm)
+
+    assert messages(account, page) == [1, 2, 1]
+    said = page.value(f"{SPACE}.notices._standing['c3'][0]._said.value")
+    assert "Its question was asked anew" in said
 
 
 def button_of(page: Page) -> str:
