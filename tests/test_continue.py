@@ -276,6 +276,107 @@ def test_json_is_read_as_one_text(session: Session, api: Sandbox) -> None:
     assert whole.json() == {"tale": TALE, "end": True}
 
 
+# -- with what else answers can do --------------------------------------------------------
+
+
+def test_a_whole_that_is_no_json_is_put_right(session: Session, api: Sandbox) -> None:
+    """What has gone on is read as one text and sent back once, with the question itself."""
+    wrong = f"Tale: {TALE}"
+    api.script(wrong, wrong, JSON)
+    with pytest.raises(UnusableAnswer) as caught:
+        session.ask("Give JSON.", think="off", json=True, max_tokens=100)
+
+    whole = session.resume(caught.value, max_tokens=1000)
+
+    asked, _, again = bodies(api)
+    question, answered, told = again["messages"][-3:]
+    assert whole.parsed == {"tale": TALE, "end": True}
+    assert question == asked["messages"][-1]
+    assert answered == {"role": "assistant", "content": wrong}
+    assert told["content"].startswith("This answer cannot be used")
+    assert whole.cost == api.billed
+
+
+def test_a_schema_goes_on_with_its_answer(session: Session, api: Sandbox) -> None:
+    """The error knows by which schema the whole is read; without repair nothing more is sent."""
+    api.script(
+        Reply('{"n": "one, two and three"}', after=2, then="end"), '{"n": "one, two and three"}'
+    )
+    with pytest.raises(BrokenAnswer) as caught:
+        session.ask("Give n.", think="off", schema=dict[str, int])
+
+    with pytest.raises(UnusableAnswer):
+        session.resume(caught.value, repair=False)
+
+    assert len(api.requests) == 2
+
+
+def test_a_repair_that_broke_off_goes_on(session: Session, api: Sandbox) -> None:
+    """The repair goes on from where it ended, is read, and is not repaired in its turn."""
+    api.script("no JSON", Reply(JSON, after=20, then="end"), JSON)
+    with pytest.raises(UnusableAnswer) as caught:
+        session.ask("Give JSON.", think="off", json=True)
+
+    whole = session.resume(caught.value)
+
+    assert str(caught.value).count("%deepseek continue") == 1
+    assert whole.parsed == {"tale": TALE, "end": True}
+    assert len(api.requests) == 3
+
+
+@pytest.mark.parametrize("keep", ["all", "costs"])
+def test_no_part_is_taken_for_an_answer(open_session: Open, api: Sandbox, keep: str) -> None:
+    """Neither a part nor an answer that has gone on comes from the ledger: it is asked anew."""
+    session = open_session(api, keep=keep)
+    api.script(Reply(TALE, after=20, then="end"), TALE, TALE)
+    with pytest.raises(BrokenAnswer) as caught:
+        session.ask("Tell a tale.", think="off", cache=True)
+    whole = session.resume(caught.value)
+    rest = rest_of(caught.value.answer or Answer())
+
+    again = session.ask("Tell a tale.", think="off", cache=True)
+    third = session.ask("Tell a tale.", think="off", cache=True)
+
+    assert session.cached(rest) is None
+    assert (whole.text, again.text, third.text) == (TALE, TALE, TALE)
+    assert again.asked is None
+    assert third.asked is not None
+    assert len(api.requests) == 3
+
+
+def test_pictures_at_hand_go_along(open_session: Open, api: Sandbox) -> None:
+    """The kernel that asked sends the picture again; the ledger has none, and says to ask anew."""
+    from PIL import Image
+
+    session = open_session(api)
+    api.script(TALE, TALE)
+    cut = session.ask("Tell.", think="off", images=Image.new("RGB", (9, 9)), max_tokens=30)
+    kept = open_session(api)
+
+    with pytest.raises(InvalidOption, match="pictures, which the ledger does not keep"):
+        kept.resume()
+    whole = session.resume(cut, max_tokens=1000)
+
+    first, second = bodies(api)
+    assert whole.text == TALE
+    assert second["messages"][0] == first["messages"][0]
+    assert kept.is_under_way(cut)
+    assert len(api.requests) == 2
+
+
+def test_a_picture_on_the_web_is_known_to_the_ledger(open_session: Open, api: Sandbox) -> None:
+    """Its address is all there is of it, so its answer goes on after a restart."""
+    api.script(TALE, TALE)
+    address = "https://example.org/a.png"
+    open_session(api).ask("Tell.", think="off", images=address, max_tokens=30)
+
+    whole = open_session(api).resume(max_tokens=1000)
+
+    first, second = bodies(api)
+    assert whole.text == TALE
+    assert second["messages"][0] == first["messages"][0]
+
+
 # -- money ----------------------------------------------------------------------------
 
 
@@ -551,6 +652,19 @@ def test_a_schema_of_the_first_cell(run: Run, account: Sandbox, shell: Any) -> N
         run("%deepseek continue")
 
     assert shell.user_ns["tale"].tale == TALE
+
+
+def test_code_of_the_whole(run: Run, account: Sandbox, shell: Any) -> None:
+    """`--code` places what the whole answer holds, also of `%deepseek fix`."""
+    code = "\n".join(f"x{n} = {n}" for n in range(40))
+    reply = f"Here:\n\n```python\n{code}\n```\n"
+    account.script(Reply(reply, after=20, then="end"), reply)
+    run("1 / 0")
+    run("%deepseek fix -t off --code")
+
+    run("%deepseek continue")
+
+    assert shell.rl_next_input.strip() == code
 
 
 def test_no_money_in_a_cell(run: Run, account: Sandbox, shell: Any) -> None:
