@@ -285,7 +285,7 @@ def estimate_at(
     Without an *account* nothing is known of earlier answers. A price that will change
     soon may be the one that counts. Counting tokens *exactly* takes its time.
     """
-    size = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
+    size = sum(len(message.words.encode("utf-8", "replace")) for message in request.messages)
     tokens_in = size // 4 + image_tokens.count(request.images).likely
     model = prices.price_list().aliases.get(request.model, request.model)
     past = None

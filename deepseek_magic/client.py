@@ -199,7 +199,7 @@ class Client:
         """
         heard = _Heard()
         try:
-            yield from self._asked(request.body(), idle, alive, heard)
+            yield from self._asked(request, idle, alive, heard)
         except DeepSeekError as error:
             found = error
         except Exception as error:  # noqa: BLE001  # whatever it is becomes one of ours
@@ -207,15 +207,19 @@ class Client:
             found = self.translate(error, paid=True, asked=asked)
         else:
             return
+        if request.goes_on:
+            found = failures.no_prefix(self.host, found)
         # Raised here, it has no exception of the libraries, and so no key, as its context.
         found.trace_id = found.trace_id or heard.trace
         raise found
 
     def _asked(
-        self, body: dict[str, Any], idle: float, alive: float, heard: _Heard
+        self, request: Request, idle: float, alive: float, heard: _Heard
     ) -> Generator[Piece]:
-        """Send *body* and give the pieces; *heard* keeps what they tell of the exchange."""
-        chat = self._chat()
+        """Send *request* and give the pieces; *heard* keeps what they tell of the exchange."""
+        body, chat = request.body(), self._chat()
+        if request.goes_on:
+            chat = chat.with_options(base_url=f"{self._root}{failures.BETA}")
         with chat.chat.completions.with_streaming_response.create(
             model=body.pop("model"),
             messages=body.pop("messages"),
@@ -226,6 +230,11 @@ class Client:
             heard.trace = self._scrub(response.headers.get("x-ds-trace-id") or "") or None
             chunks = self._living(response.iter_bytes(), alive, heard)
             yield from self._pieces(response, chunks, heard)
+
+    @property
+    def _root(self) -> str:
+        """The address without the part that names a form of the API."""
+        return re.sub(r"/(v1|beta|anthropic)$", "", self.base_url)
 
     def warm(self) -> None:
         """Load what reading the balance takes, so that the reading itself is quick."""
@@ -339,9 +348,8 @@ class Client:
             return self._httpx
 
     def _get(self, path: str) -> Any:
-        root = re.sub(r"/(v1|beta|anthropic)$", "", self.base_url)
         try:
-            with self._reader().stream("GET", root + path) as response:
+            with self._reader().stream("GET", self._root + path) as response:
                 body = b"".join(_bounded(response.iter_bytes(), DATA_BYTES, WHOLE_SECONDS))
         except Exception as error:  # noqa: BLE001  # the same
             found = self.translate(error, paid=False)

@@ -31,6 +31,7 @@ SUBCOMMANDS = {
     "usage": "[--by day,model,notebook,cell] [--days N] add up what was spent, or --notebook FILE",
     "answers": "[N] list the newest answers that are kept, or show one again for nothing",
     "fix": "[options of %%deepseek] ask why the last cell failed; --code adds the corrected cell",
+    "continue": "[-o NAME] [--dry-run] let the answer that broke off or was cut last go on",
     "pending": "show the cells that wait for money (forget N or all: let them go)",
     "rerun": "[N or all] ask again, or run again, the cells that wait for money",
     "wait": "[MINUTES] block until there is money on the account",
@@ -51,6 +52,7 @@ FAILURES: dict[str, dict[str, Any]] = {
 }
 """What the sandbox can be told to fail with; for each the fields of its `Reply`."""
 NEXT_WORDS = {
+    "continue": ("-o", "--dry-run"),
     "guard": ("on", "off"),
     "login": ("--save",),
     "pending": ("forget",),
@@ -87,6 +89,9 @@ class Host(Protocol):
 
     def last_failure(self) -> Failure | None:
         """Give how a cell failed last."""
+
+    def go_on(self, text: str, out: str | None, *, dry_run: bool = False) -> None:
+        """Go on with the answer that broke off or was cut last."""
 
     def traits(self, *, config: bool) -> Mapping[str, Any]:
         """Give the settings."""
@@ -172,6 +177,23 @@ class Commands:
         own = self._host.workspace.session.client.key
         self._host.ask(f"--raw {shlex.join(rest)}", question_of(failure, own))
 
+    def do_continue(self, *rest: str) -> None:
+        """Let the answer that broke off or was cut last go on, in the cell that is running."""
+        out, dry_run, words = None, False, list(rest)
+        while words:
+            word = words.pop(0)
+            if word == "--dry-run":
+                dry_run = True
+            elif word in {"-o", "--out"} and words and words[0].isidentifier():
+                out = words.pop(0)
+            else:
+                raise InvalidOption(
+                    "%deepseek continue takes nothing more, or -o NAME for the whole answer, or "
+                    f"--dry-run, and {one_line(' '.join([word, *words]), 40)!r} is none of it. "
+                    "Nothing was sent."
+                )
+        self._host.go_on(" ".join(["%deepseek continue", *rest]), out, dry_run=dry_run)
+
     def do_pending(self, *rest: str) -> None:
         """Show the cells that wait for money, or let some of them go."""
         match rest:
@@ -219,7 +241,11 @@ class Commands:
 
     def _run_here(self, row: Pending) -> None:
         first, _, rest = (row.text or "").partition("\n")
-        print(f"— {one_line(rest if row.asks else first, 70)}", flush=True)
+        print(f"— {one_line((row.asks and rest) or first, 70)}", flush=True)
+        if first.startswith("%deepseek "):
+            self.run(first.removeprefix("%deepseek"))
+            self._host.workspace.notices.pending.forget([row])
+            return
         if row.asks:
             self._host.ask(first.removeprefix("%%deepseek").strip(), rest, row)
             return

@@ -60,7 +60,7 @@ def estimate(
 
     Unless *exactly*, its tokens are not counted, even where that can be done.
     """
-    texts = (message.content for message in request.messages)
+    texts = (message.words for message in request.messages)
     tokens_in = framed(texts, thinks=request.thinks, exactly=exactly)
     tokens_in += image_tokens.count(request.images)
     most_out = longest(request)
@@ -105,7 +105,7 @@ def longest(request: Request) -> int:
 
 def most_in(request: Request) -> int:
     """Give what *request* has at most, its pictures included."""
-    texts = most(message.content for message in request.messages)
+    texts = most(message.words for message in request.messages)
     return texts + image_tokens.most(request.images)
 
 

@@ -50,6 +50,9 @@ UNREADABLE = frozenset({
     "JSONDecodeError", "UnicodeDecodeError", "DecodingError", "RecursionError", "ValueError",
 })  # fmt: skip
 RETRIED = frozenset({408, 429, 500, 503, 529})
+HAS_NO_MODEL = "has no model"
+BETA = "/beta"
+"""Where an answer goes on (api-docs.deepseek.com/guides/chat_prefix_completion)."""
 CUT = ("peer closed connection", "server disconnected", "[Errno 104]", "Connection reset")
 """How the libraries say no more than that the connection ended."""
 OF_MONEY = re.compile(
@@ -118,6 +121,7 @@ NEXT: Mapping[int, tuple[type[RequestRefused], str]] = MappingProxyType(
     }
 )
 ASK_ANEW = "Run the cell again to ask anew."
+GO_ON = "To go on at the price of the rest: %deepseek continue (in Python: Session.resume)."
 HTML = re.compile(r"\s*<(!doctype|html|head|body)\b", re.IGNORECASE)
 
 
@@ -304,6 +308,28 @@ def no_answer(host: str, text: str) -> DeepSeekError:
     )
 
 
+def no_prefix(host: str, error: DeepSeekError) -> DeepSeekError:
+    """Tell that an address cannot go on with an answer, where *error* says so."""
+    status = error.status if isinstance(error, RequestRefused) else None
+    if status not in {404, 405} or HAS_NO_MODEL in str(error):
+        return error
+    return BadRequest(
+        f"{host} knows no prefix completion ({status} at {BETA}), so the answer cannot go on "
+        f"there. Nothing was billed. {ASK_ANEW}",
+        status=status,
+        trace_id=error.trace_id,
+    )
+
+
+def with_way_on(line: str) -> str:
+    """Say in the *line* of an error, once, that its answer can go on."""
+    if GO_ON in line:
+        return line
+    if ASK_ANEW in line:
+        return line.replace(ASK_ANEW, f"{GO_ON} {ASK_ANEW}")
+    return f"{line} {GO_ON}"
+
+
 def _billed(unknown: bool) -> str:
     return "It may have been billed." if unknown else "Nothing was billed."
 
@@ -455,7 +481,7 @@ def _unknown_model(host: str, status: int, message: str, model: str) -> DeepSeek
         advice = "Those there are: %deepseek models"
     there = f"; there are {', '.join(names)}" if names else f" ({status}, {message})"
     return BadRequest(
-        f"{host} has no model {one_line(model, 60)!r}{there}. Nothing was billed. {advice}",
+        f"{host} {HAS_NO_MODEL} {one_line(model, 60)!r}{there}. Nothing was billed. {advice}",
         status=status,
     )
 

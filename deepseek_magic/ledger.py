@@ -582,6 +582,19 @@ class Ledger:
 
         return self._quietly(newest, list)
 
+    def newest(
+        self, account: str, notebook: str | None, since: datetime, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """Give the newest calls of *notebook* whose questions are kept: under way, then ended."""
+
+        def rows() -> list[dict[str, Any]]:
+            place = (account, notebook)
+            under_way = self._file.read(schema.UNDER_WAY, (*place, limit), None)
+            ended = self._file.read(schema.NEWEST, (*place, stamp(since), limit), None)
+            return [entry_of(dict(row)) for row in (*under_way, *ended)]
+
+        return self._quietly(rows, list)
+
     def entries(self) -> list[dict[str, Any]]:
         """Give every entry, oldest first, costs as `Decimal` and times as aware UTC."""
 

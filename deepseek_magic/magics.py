@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .ledger import Pending
     from .options import Options
     from .schemas import Schema
+    from .unfinished import Unfinished
     from .wire import Image, ImageLink
     from .workspace import Workspace
 
@@ -268,37 +269,76 @@ class DeepSeekMagics(Magics):
         if options.help:
             print(_manual())
             return
-        terms: dict[str, Any] = {
+        ask = self._ask_rows if options.each is not None else self._ask_once
+        ask(options, line, text, self._terms(options), row)
+
+    def go_on(self, text: str, out: str | None, *, dry_run: bool = False) -> None:
+        """Go on, in a cell whose code is *text*, with the answer that broke off or was cut last.
+
+        It is taken as the line of its own cell says, and bound to *out* too.
+        """
+        from . import options as opts
+
+        begun = self.workspace.begun() or self.workspace.newest_unfinished()
+        known = begun.line is not None
+        options = opts.parse(begun.line or "") if known else opts.Options(json=begun.question.json)
+        if dry_run:
+            terms = self._terms(options)
+            self.workspace.preview(begun.rest, repair=self._repairs(options), **terms)
+            return
+        value = self._answer(options, begun.question, text, begun=begun, **self._terms(options))
+        if out is not None:
+            self.workspace.shell.user_ns[out] = value
+
+    def _terms(self, options: Options) -> dict[str, Any]:
+        return {
             "budget": _first(options.budget, self.budget),
             "anyway": options.anyway,
             "off_peak": options.off_peak or self.off_peak,
         }
-        ask = self._ask_rows if options.each is not None else self._ask_once
-        ask(options, line, text, terms, row)
 
     def _ask_once(
         self, options: Options, line: str, text: str, terms: dict[str, Any], row: Pending | None
     ) -> None:
-        schema = self._schema(options)
-        request = self.request(options, text, schema)
+        begun = None if options.dry_run else self.workspace.begun(row)
+        if begun is not None:  # what it was asked counts, whatever its names stand for by now
+            self._answer(options, begun.question, _whole(line, text), row=row, begun=begun, **terms)
+            return
+        request = self.request(options, text, self._schema(options))
         cache = (options.cache or self.cache) and not options.fresh
         if options.dry_run:
             self.workspace.preview(request, cache=cache, repair=self._repairs(options), **terms)
             return
+        self._answer(options, request, _whole(line, text), row=row, cache=cache, **terms)
+
+    def _answer(
+        self,
+        options: Options,
+        request: Request,
+        text: str,
+        *,
+        row: Pending | None = None,
+        begun: Unfinished | None = None,
+        **terms: Any,
+    ) -> Any:
+        """Ask, bind what the options make of the answer, and give it."""
+        schema = self._schema(options)
         answer = self.workspace.ask(
             request,
-            text=_whole(line, text),
+            text=text,
             on_empty=_first(options.on_empty, self.on_empty),
             row=row,
             schema=schema,
             repair=self._repairs(options),
-            cache=cache,
             fresh=options.fresh,
+            begun=begun,
             **terms,
         )
-        self._bind(options, _value(answer, schema) if request.json else answer)
+        value = _value(answer, schema) if request.json else answer
+        self._bind(options, value)
         if options.code:
             self.workspace.place_code(answer)
+        return value
 
     def _ask_rows(
         self, options: Options, line: str, text: str, terms: dict[str, Any], row: Pending | None

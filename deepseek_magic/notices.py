@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("deepseek_magic")
 
-ONE_QUESTION = re.compile(r"\s*(%%[^\n]*\n\s*)*%%deepseek\b")
+ONE_QUESTION = re.compile(r"\s*(%%[^\n]*\n\s*)*%%deepseek\b|\s*%deepseek\s+continue\b[^\n]*\s*\Z")
 GONE = "Nothing of that waits any more, so nothing was sent. The list of now: %deepseek pending"
 JUST_NOW = timedelta(seconds=5)
 
@@ -75,7 +75,8 @@ class Notices:
         self._succeeded = succeeded
         self._standing: dict[str, list[Closable]] = {}
         self._void: set[str] = set()
-        self._turns = Turns()
+        self.turns = Turns()
+        """The order in which cells of this notebook run again."""
         self._pending: PendingCells | None = None
         self._waiting: Waiting | None = None
 
@@ -108,7 +109,7 @@ class Notices:
             unsent=notice.unsent,
             explain_after=self._settings.explain_after,
             billing_url=notice.top_up_url,
-            turns=self._turns,
+            turns=self.turns,
         )
         self.stand(cell, controls)
 
@@ -194,14 +195,18 @@ class Notices:
         if cell is not None and cell.replayed:
             self._shell.display_pub.clear_output()
 
-    def _take_down(self, place: str | None) -> None:
-        """Let nothing run in a cell whose question is asked elsewhere, and say so there."""
+    def take_down(self, place: str | None, how: str) -> None:
+        """Let nothing run in a cell whose question is asked elsewhere, and say there *how*."""
         from .widgets import NoticeControls
 
         for widget in self._standing.get(place or "", ()):
             if isinstance(widget, NoticeControls):
                 self._void.add(widget.token)
-                widget.retire()
+                widget.retire(how)
+
+    def void(self, token: str) -> None:
+        """Let a run that bears *token* do nothing, should it be on its way."""
+        self._void.add(token)
 
     def is_void(self, cell: Cell | None) -> bool:
         """Tell whether this run was asked for by what is gone: its cell was run by hand meanwhile.
@@ -288,7 +293,7 @@ class Notices:
         over: OverLimit | None = None
         for row in others:
             if row.text is not None:
-                self._take_down(row.cell)
+                self.take_down(row.cell, "Asked again by %deepseek rerun")
                 try:
                     run_here(row)
                 except OverLimit as error:

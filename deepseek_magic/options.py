@@ -537,6 +537,9 @@ Examples
   %%deepseek --code --cache
   Write a function that draws the columns of this table. {{df}}
 
+An answer that broke off, or was cut at --max-tokens, goes on at the price of
+the rest: the button Continue below it, or %deepseek continue.
+
 The account is looked after by the line magic: %deepseek -h
 """
 

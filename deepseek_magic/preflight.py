@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from numbers import Real
 from typing import Any
 
 from . import images
 from .errors import DeepSeekError, InvalidOption, KeyInText, one_line
-from .wire import SHORT_NAMES, THINK_LEVELS, Image, ImageLink, Key, Request, question
+from .wire import SHORT_NAMES, THINK_LEVELS, Image, ImageLink, Key, Message, Request, question
 
 MAX_TOKENS = 393_216
 """The API's own bound on thinking and answer together (api-docs.deepseek.com/api/list-models)."""
@@ -114,8 +115,12 @@ READERS: dict[str, Callable[[str, object], Any]] = {
 
 def like_a_key(text: str, own: Key | None = None) -> bool:
     """Tell whether *text* holds something like a key, or the session's *own*."""
+    return LIKE_A_KEY.search(text) is not None or _holds(text, own)
+
+
+def _holds(text: str, own: Key | None) -> bool:
     secret = own.reveal() if own else ""
-    return LIKE_A_KEY.search(text) is not None or (len(secret) >= 8 and secret in text)
+    return len(secret) >= 8 and secret in text
 
 
 def without_keys(text: str, own: Key | None = None) -> str:
@@ -127,15 +132,26 @@ def without_keys(text: str, own: Key | None = None) -> str:
 
 
 def _texts(request: Request) -> Iterator[str]:
-    yield from (message.content for message in request.messages)
+    yield from (message.words for message in request.messages)
     yield from (image.url for image in request.images if isinstance(image, ImageLink))
     yield from request.stop
     yield request.model
 
 
 def key_refusal(request: Request, own: Key | None) -> DeepSeekError | None:
-    """Refuse a text that would carry a key to the API, the ledger and the notebook."""
-    return key_found() if any(like_a_key(text, own) for text in _texts(request)) else None
+    """Refuse a text that would carry a key to the API, the ledger and the notebook.
+
+    What the model itself has written is no secret to the API, whatever it looks like,
+    unless it holds the very key of the session.
+    """
+    theirs = replace(request, messages=asked(request))
+    found = any(like_a_key(text, own) for text in _texts(theirs))
+    return key_found() if found or _holds(request.messages[-1].words, own) else None
+
+
+def asked(request: Request) -> tuple[Message, ...]:
+    """Give the messages of *request* without the beginning of an answer that is to go on."""
+    return request.messages[:-1] if request.goes_on else request.messages
 
 
 def key_found() -> DeepSeekError:
@@ -166,7 +182,8 @@ def _out_of_range(request: Request) -> str | None:
 
 
 def _no_question(request: Request) -> str | None:
-    if not request.messages or not request.messages[-1].content.strip():
+    messages = asked(request)
+    if not messages or not messages[-1].content.strip():
         return "There is no question; write it in the lines below %%deepseek"
     return None
 

@@ -159,7 +159,7 @@ def answer_of(row: Mapping[str, Any]) -> Answer:
     if row.get("low") is not None and row.get("high") is not None:
         span = CostRange(row["low"], row["high"], row.get("likely"))
     return Answer(
-        text=row["answer"],
+        text=row["answer"] or "",
         reasoning=row["reasoning"] or "",
         usage=None if usage == Usage() else usage,
         cost_range=span,

@@ -182,6 +182,19 @@ def _price_paid(answer: Answer, band: str | None) -> str:
     return f"may be billed: {likely}{money(span.high, currency, rounding=ROUND_UP)} at most"
 
 
+def _in_all(answer: Answer) -> str:
+    """Tell what an answer that has gone on has cost in all its parts."""
+    span, currency = answer.cost_range, answer.currency
+    if answer.cost is not None:
+        return f"{money(answer.cost, currency)} in all"
+    if span is None:
+        return "cost in all unknown"
+    high = money(span.high, currency, rounding=ROUND_UP)
+    if span.likely is None:
+        return f"in all at least {money(span.low, currency)}, {high} at most"
+    return f"in all about {money(span.likely, currency)}, {high} at most"
+
+
 def quiet_line(
     answer: Answer,
     left: Decimal | None,
@@ -194,19 +207,22 @@ def quiet_line(
 
     *left* is in the answer's currency and is left out when it is None. *place*
     names an account that is not the real one, *band* the hours of the price, and
-    *ending* why this is no whole answer.
+    *ending* why this is no whole answer. Of an answer that has gone on it tells the
+    figures of the rest, and what all cost.
     """
     if answer.asked is not None:
         at = f"asked {answer.asked.astimezone():%Y-%m-%d %H:%M}"
         model = one_line(answer.model or "unknown model", 60)
         return f"{model} · {at} · from the ledger, nothing was sent now"
+    last = answer.rest or answer
     parts = [
         ending,
         one_line(answer.model or "unknown model", 60),
         None if ending and answer.finish_reason is None else _ending(answer),
-        *(_tokens(answer.usage) if answer.usage else ()),
-        _price_paid(answer, band),
-        None if answer.seconds is None else duration(answer.seconds),
+        *(_tokens(last.usage) if last.usage else ()),
+        _price_paid(last, band) + (" for the rest" if answer.rest else ""),
+        _in_all(answer) if answer.rest else None,
+        None if last.seconds is None else duration(last.seconds),
         None if left is None else f"{at_least(left, answer.currency)} left",
         place,
         answer.note,
@@ -217,12 +233,15 @@ def quiet_line(
 # Answers
 
 
-def answer_shown(answer: Answer, line: str, *, thinking: bool) -> Shown:
-    """Show a whole answer: its reasoning folded, its Markdown, and *line* below it."""
+def answer_shown(answer: Answer, line: str, *, thinking: bool, dead: str = "") -> Shown:
+    """Show a whole answer: its reasoning folded, its Markdown, and *line* below it.
+
+    With *dead* widgets follow, and it is said once they are dead.
+    """
     folded = reasoning_html(answer.reasoning, answer.usage) if thinking else ""
     text = to_terminal(answer.text)
     return Shown(
-        html=folded + markdown.to_html(answer.text) + line_html(line),
+        html=folded + markdown.to_html(answer.text) + line_html(line, dead),
         text="\n\n".join(part for part in (text.rstrip("\n"), to_terminal(line)) if part),
     )
 
@@ -232,9 +251,12 @@ def text_shown(text: str) -> Shown:
     return Shown(html=markdown.to_html(text), text=to_terminal(text))
 
 
-def line_html(line: str) -> str:
+def line_html(line: str, dead: str = "") -> str:
     """Make the quiet line under an answer; nothing for an empty one."""
-    return outer(f"{QUIET};margin:.5em 0 0", line) if line else ""
+    style = f"{QUIET};margin:.5em 0 0"
+    if dead:
+        return companion(style, line, dead=dead)
+    return outer(style, line) if line else ""
 
 
 def reasoning_html(reasoning: str, usage: Usage | None = None) -> str:

@@ -23,6 +23,8 @@ MAY_COME = (
     "An answer that is not the JSON asked for is sent back once, to be put right. That costs "
     "something more, which is not in these figures; limits hold for both. Without it: --no-repair"
 )
+UNUSABLE = "This answer cannot be used:\n"
+EMPTY = "Answer with the JSON itself; an empty answer is none."
 PROBLEM = 200
 """Characters of one line that says what is wrong."""
 
@@ -47,7 +49,7 @@ def repair_of(request: Request, answer: Answer, problems: Sequence[str]) -> Requ
     """Ask for the JSON of *answer* once more, without its *problems*."""
     if not answer.text.strip():
         *before, last = request.messages
-        again = f"{last.content}\n\nAnswer with the JSON itself; an empty answer is none."
+        again = f"{last.content}\n\n{EMPTY}"
         return replace(request, messages=(*before, replace(last, content=again)))
     lines = "\n".join(f"- {one_line(problem, PROBLEM)}" for problem in problems)
     return replace(
@@ -57,11 +59,20 @@ def repair_of(request: Request, answer: Answer, problems: Sequence[str]) -> Requ
             Message("assistant", answer.text),
             Message(
                 "user",
-                f"This answer cannot be used:\n{lines}\n"
+                f"{UNUSABLE}{lines}\n"
                 "Answer with the corrected JSON object as a whole, and nothing else.",
             ),
         ),
     )
+
+
+def is_repair(request: Request) -> bool:
+    """Tell whether *request* asks for an answer to be put right: that is done once."""
+    *before, last = request.messages
+    if last.content.endswith(EMPTY):
+        return True
+    follows = bool(before) and before[-1].role == "assistant"
+    return follows and last.content.startswith(UNUSABLE)
 
 
 # What came
@@ -128,7 +139,11 @@ def both(first: Answer, second: Answer | None) -> Answer:
     if second.text.strip():
         return found
     return replace(
-        found, text=first.text, reasoning=first.reasoning, finish_reason=first.finish_reason
+        found,
+        text=first.text,
+        reasoning=first.reasoning,
+        finish_reason=first.finish_reason,
+        request=first.request,
     )
 
 

@@ -35,6 +35,8 @@ MARK = "deepseek_replay"
 """Where a request's metadata names the `Rerun` that sent it."""
 ANYWAY = "deepseek_anyway"
 """Where a request's metadata allows this one run to be sent against a check."""
+RESUMES = "deepseek_resumes"
+"""Where a request's metadata names the unfinished answer that its run goes on with."""
 INVISIBLE = "\u200b"
 SETTLE = 0.15
 """Seconds between a page's answer and the run.
@@ -88,6 +90,17 @@ class Cell:
     def anyway(self) -> bool:
         """Whether this very run was allowed, by a click, to be sent against a check."""
         return self.replayed and self.parent["metadata"].get(ANYWAY) is True
+
+    @property
+    def sent(self) -> datetime | None:
+        """When the page sent it, by the page's clock; None where it does not say."""
+        at = self.parent["header"].get("date")
+        return at if isinstance(at, datetime) and at.tzinfo is not None else None
+
+    @property
+    def resumes(self) -> str:
+        """The name of the unfinished answer that this run goes on with; "" where it asks anew."""
+        return str(self.parent["metadata"].get(RESUMES) or "") if self.replayed else ""
 
     @property
     def attended(self) -> bool:
@@ -175,8 +188,12 @@ def _line() -> Iterator[_Line]:
         client.context.destroy(linger=2000)
 
 
-def _again(cell: Cell, token: str, code: str | None, *, anyway: bool) -> dict[str, Any]:
+def _again(
+    cell: Cell, token: str, code: str | None, *, anyway: bool, resumes: str
+) -> dict[str, Any]:
     """Make the request that runs *cell* once more: as it was sent, or *code* in its place.
+
+    *resumes* names the unfinished answer that the run goes on with; "" leaves it as it was.
 
     What a click has allowed one run is not allowed the next. Nobody could answer its
     questions, since the reply would come to us; and if it fails, cells that were
@@ -190,7 +207,12 @@ def _again(cell: Cell, token: str, code: str | None, *, anyway: bool) -> dict[st
         "msg_id": header["msg_id"],
         "msg_type": header["msg_type"],
         "parent_header": {},
-        "metadata": {**parent["metadata"], MARK: token, ANYWAY: anyway},
+        "metadata": {
+            **parent["metadata"],
+            MARK: token,
+            ANYWAY: anyway,
+            **({RESUMES: resumes} if resumes else {}),
+        },
         "content": {**content, "allow_stdin": False, "stop_on_error": False},
     }
 
@@ -312,7 +334,8 @@ class Rerun:
     a thread of this object, as `Cell.run` does. A page is silent when the
     kernel has been free for *wait* seconds without an answer: as long as cells
     run, its answer may be queued behind them. *code* is run instead of the
-    cell's own text, when it is given. Those that share their *turns* are sent in
+    cell's own text, when it is given, and *resumes* names the unfinished answer that it
+    goes on with. Those that share their *turns* are sent in
     the order of their starts.
     """
 
@@ -325,6 +348,7 @@ class Rerun:
         before: Callable[[], object] = lambda: None,
         wait: float = 3.0,
         code: str | None = None,
+        resumes: str = "",
         turns: Turns | None = None,
     ) -> None:
         self.cell = cell
@@ -337,6 +361,7 @@ class Rerun:
         self._before = before
         self._wait = wait
         self._code = code
+        self._resumes = resumes
         self._turns = turns or Turns()
         self._lock = threading.Lock()
         self._attempt: _Attempt | None = None
@@ -441,7 +466,14 @@ class Rerun:
             with self._lock:
                 if stop.is_set():
                     return
-                request = line.send(_again(self.cell, self.token, self._code, anyway=self._anyway))
+                again = _again(
+                    self.cell,
+                    self.token,
+                    self._code,
+                    anyway=self._anyway,
+                    resumes=self._resumes,
+                )
+                request = line.send(again)
                 self._sent = True
             self._turns.leave(self)
             reply = line.wait(request)

@@ -55,20 +55,31 @@ def draft(
     finish_reason: str = "stop",
 ) -> Draft:
     """Compose the answer to *body*, or lay out the one that is given."""
-    thinks = _thinks(body)
+    thinks, begun = _thinks(body), prefix_of(body)
     thought = pieces(_reasoning(body, effort) if reasoning is None else reasoning)
     if reasoning_tokens is not None:
         thought = _stretched(thought, reasoning_tokens)
-    thought = thought if thinks else ()
+    # A beginning comes after all thinking, be it given with it or not.
+    thought = thought if thinks and begun is None else ()
     blank = text is None and text_pieces is None and _asks_for_blanks(body)
     limit = body.get("max_tokens") or (BLANKS if blank else MAX_OUTPUT)
     said = text_pieces or pieces(_text(body) if text is None else text)
     if tokens is not None:
         said = _stretched(said, tokens)
     said = (" ",) * (limit + 1) if blank else _before_stop(said, body.get("stop"))
+    if begun and (whole := "".join(said)).startswith(begun):
+        said = pieces(whole.removeprefix(begun))
     reason = finish_reason if len(thought) + len(said) <= limit else "length"
     thought = thought[:limit]
     return Draft(thought, said[: limit - len(thought)], reason, thinks)
+
+
+def prefix_of(body: Mapping[str, Any]) -> str | None:
+    """Give the beginning that the answer to *body* is to go on from; None where there is none."""
+    last = body["messages"][-1]
+    if last["role"] != "assistant" or not last.get("prefix"):
+        return None
+    return text_of(last.get("content"))
 
 
 def _thinks(body: Mapping[str, Any]) -> bool:
@@ -101,7 +112,8 @@ def _asks_for_blanks(body: Mapping[str, Any]) -> bool:
 
 
 def _whole_prompt(body: Mapping[str, Any]) -> str:
-    return "\n".join(text_of(message.get("content")) for message in body["messages"])
+    asked = body["messages"][:-1] if prefix_of(body) is not None else body["messages"]
+    return "\n".join(text_of(message.get("content")) for message in asked)
 
 
 def _question(body: Mapping[str, Any]) -> str:
@@ -138,11 +150,13 @@ def _reasoning(body: Mapping[str, Any], effort: str) -> str:
 
 
 def _text(body: Mapping[str, Any]) -> str:
-    last = body["messages"][-1]
+    own, begun = _own_text(body), prefix_of(body)
+    return _continued(begun) if begun and not own.startswith(begun) else own
+
+
+def _own_text(body: Mapping[str, Any]) -> str:
     if _wants_json(body):
         return json.dumps(_json_answer(body), ensure_ascii=False, indent=2)
-    if last["role"] == "assistant" and last.get("prefix"):
-        return _continued(text_of(last.get("content")))
     if (label := _labels(body)) is not None:
         return label
     return _essay(_question(body), _pictures(body))

@@ -189,6 +189,8 @@ def _unreadable_message(message: object, body: Mapping[str, Any]) -> Iterator[st
     if role not in _ROLES:
         expected = ", ".join(f"'{name}'" for name in _ROLES)
         yield f": unknown variant '{role}', expected one of {expected}"
+    if not isinstance(message.get("reasoning_content", ""), str | None):
+        yield ".reasoning_content: invalid type, expected a string"
     sees_images = ALIASES.get(str(body.get("model")), body.get("model")) == "deepseek-flash"
     if isinstance(content, list):
         yield from _unreadable_parts(content)
@@ -242,8 +244,11 @@ def _unusable(body: Mapping[str, Any], *, beta: bool) -> Iterator[str]:
         yield f"Invalid stop value, at most {MAX_STOPS} stop strings are supported"
     if len((body.get("user_id") or "").encode()) > MAX_USER_ID:
         yield f"Invalid user_id value, at most {MAX_USER_ID} bytes are supported"
-    if body["messages"][-1].get("prefix") and not beta:
+    last = body["messages"][-1]
+    if last.get("prefix") and not beta:
         yield "The prefix of an assistant message is only available with base_url .../beta"
+    if last.get("prefix") and last["role"] != "assistant":
+        yield "Only a last message of the role assistant can be a prefix"
     yield from _unusable_tools(body)
     if body.get("logprobs"):
         yield "This sandbox has no logprobs"

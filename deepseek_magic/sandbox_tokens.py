@@ -59,7 +59,9 @@ def text_of(content: object) -> str:
 
 def _message_tokens(message: Mapping[str, Any]) -> int:
     content = message.get("content")
-    return count(text_of(content)) + sum(map(tokens_of, images_of(content)))
+    # What was thought before other answers is not read again.
+    thought = message.get("reasoning_content") if message.get("prefix") else None
+    return count(text_of(content)) + count(thought or "") + sum(map(tokens_of, images_of(content)))
 
 
 class ContextCache:
@@ -91,8 +93,12 @@ class ContextCache:
 
     def write(self, body: Mapping[str, Any], answer: str) -> None:
         """Store the end of the output of a request."""
-        turn = {"role": "assistant", "content": answer}
-        _keep(self._units, _prefix_keys({**body, "messages": [*body["messages"], turn]})[-1])
+        messages, begun = body["messages"], ""
+        if messages[-1].get("prefix"):
+            *messages, last = messages
+            begun = text_of(last.get("content"))
+        turn = {"role": "assistant", "content": begun + answer}
+        _keep(self._units, _prefix_keys({**body, "messages": [*messages, turn]})[-1])
 
 
 def _keep(units: dict[int, None], key: int) -> None:

@@ -341,6 +341,14 @@ ANSWERS = (
     "SELECT * FROM entries WHERE account = ? AND ended IS NOT NULL AND answer IS NOT NULL"
     " ORDER BY ended DESC, sent DESC, id DESC LIMIT ?"
 )
+NEWEST = (
+    "SELECT * FROM entries WHERE account = ? AND notebook IS ? AND request IS NOT NULL"
+    " AND ended >= ? ORDER BY ended DESC LIMIT ?"
+)
+UNDER_WAY = (
+    "SELECT * FROM entries WHERE account = ? AND notebook IS ? AND request IS NOT NULL"
+    " AND state = 'sent' ORDER BY sent DESC LIMIT ?"
+)
 _ANSWERED = (
     " FROM entries WHERE account = ? AND question IN (SELECT value FROM json_each(?))"
     " AND question IS NOT NULL AND state = 'done' AND finish_reason = 'stop'"

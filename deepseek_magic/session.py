@@ -23,21 +23,23 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import limits, preflight, prices, schemas
+from . import continuation, limits, preflight, prices, schemas
 from .books import Books
 from .clearance import Admitted, Clearance, Terms, estimate_at
 from .client import DEEPSEEK, Client, Model
 from .elements import clock_time, money
 from .errors import (
+    BrokenAnswer,
     DeepSeekError,
     InsufficientBalance,
+    InvalidOption,
     NoKey,
     OutOfMoney,
     RequestRefused,
     UnusableAnswer,
     WrongKey,
 )
-from .failures import beside
+from .failures import beside, with_way_on
 from .home import find_key, ledger_path
 from .ledger import Asked, Keep, Ledger, Outcome, State
 from .limits import Cap
@@ -47,6 +49,7 @@ from .repair import (
     Reading,
     asked_again,
     both,
+    is_repair,
     problems_of,
     repair_of,
     together,
@@ -80,6 +83,9 @@ CURRENCY_SECONDS = 0.25
 DAY_SECONDS = 86400.0
 
 FRESH = timedelta(seconds=2)
+
+BROKEN_FOR = timedelta(days=7)
+"""An answer that broke off longer ago is not gone on with unless it is given."""
 
 DISK_SECONDS = 2.0
 """How long an answer waits for its record to be on disk before it is given out all the same."""
@@ -218,14 +224,102 @@ class Session:
         """
         form = None if schema is None else schemas.schema_of(schema)
         request = self._request(prompt, {**settings, "schema": form, "repair": repair})
-        terms = Terms(_cap(budget), anyway)
+        reading = Reading(form)
+        asking = self._admitted(
+            *(request, cell, Terms(_cap(budget), anyway), reading),
+            before=None,
+            repair=repair,
+            off_peak=off_peak,
+        )
+        return self._cached_or(request, reading, asking) if cache else asking
+
+    def resume(
+        self, begun: Answer | BaseException | None = None, *, cell: str | None = None, **terms: Any
+    ) -> Answer:
+        """Go on with an answer that broke off or was cut, and return the whole of it.
+
+        *begun* is the answer so far, or an error that carries one; None is what
+        `broken` gives. Only the rest is written, and billed with what it goes on from
+        as its input: text, usage and cost are those of all parts together, what is not
+        known of one is not known of the whole, and `.rest` has the last part alone.
+        What can be set beside are `max_tokens` of the rest, `budget`, `anyway`,
+        `off_peak`, `schema` and `repair`, as for `stream`: without a `schema` that of the
+        answer counts, and the whole is read as one text. An answer that has come to its
+        end, or of which no word had arrived, raises `InvalidOption`.
+        """
+        answer = Answer()
+        with closing(self.resume_stream(begun, cell=cell, **terms)) as answers:
+            for answer in answers:  # noqa: B007  # the last one is the whole
+                pass
+        return answer
+
+    def resume_stream(
+        self,
+        begun: Answer | BaseException | None = None,
+        *,
+        cell: str | None = None,
+        max_tokens: int | None = None,
+        budget: object = None,
+        anyway: bool = False,
+        off_peak: bool = False,
+        schema: object = None,
+        repair: bool = True,
+    ) -> Generator[Answer]:
+        """Do what `resume` does, and give the growing answer, which begins with what there is."""
+        preflight.READERS["json"]("repair", repair)
+        before = continuation.beginning(self._broken() if begun is None else begun)
+        request = continuation.rest_of(before, max_tokens)
+        form = before.schema if schema is None else schemas.schema_of(schema)
+        terms, reading = Terms(_cap(budget), anyway), Reading(form)
+        return self._admitted(
+            request, cell, terms, reading, before=before, repair=repair, off_peak=off_peak
+        )
+
+    def _broken(self) -> Answer:
+        if (found := self.broken()) is None:
+            raise InvalidOption(
+                "The ledger knows no answer of the last days that broke off or was cut, so there "
+                "is nothing to go on with. Nothing was sent. Ask anew."
+            )
+        return found
+
+    def broken(self) -> Answer | None:
+        """Give the newest answer of this notebook that broke off and can go on; None without one.
+
+        It is read from the ledger, also after a restart, where that keeps texts.
+        """
+        return continuation.broken_of(self._entries())
+
+    def is_under_way(self, begun: Answer) -> bool:
+        """Tell whether a kernel of this notebook goes on with *begun*, or has done so."""
+        return continuation.is_under_way(self._entries(), begun)
+
+    def _entries(self) -> list[continuation.Entry]:
+        self._sweep()
+        since = self._clock() - BROKEN_FOR
+        rows = self.ledger.newest(self.account, self.notebook, since)
+        found = (continuation.entry(row, answer_of(row)) for row in rows)
+        return [one for one in found if one is not None]
+
+    def _admitted(
+        self,
+        request: Request,
+        cell: str | None,
+        terms: Terms,
+        reading: Reading,
+        *,
+        before: Answer | None,
+        repair: bool,
+        off_peak: bool,
+    ) -> Generator[Answer]:
+        """Ask *request*, which goes on from what was *before*, and read what comes."""
         client = self.client
         if refusal := preflight.refusal(request, client.key):
             raise refusal
-        reading = Reading(form)
-        ask = self._repaired if request.json and repair else self._answers
-        asking = ask(client, request, cell, terms, reading, off_peak=off_peak)
-        return self._cached_or(request, reading, asking) if cache else asking
+        # A repair that has gone on was the one that there is.
+        repairs = repair and request.json and not is_repair(continuation.question_of(request))
+        ask = self._repaired if repairs else self._answers
+        return ask(client, request, cell, terms, reading, before=before, off_peak=off_peak)
 
     def _cached_or(
         self, request: Request, reading: Reading, asking: Generator[Answer]
@@ -246,8 +340,12 @@ class Session:
         """Give the newest whole answer to the same question, which costs nothing; None without one.
 
         The same is what all that shapes an answer is the same of. Where the ledger
-        keeps no texts, it is an answer of this session that was asked with `cache`.
+        keeps no texts, it is an answer of this session that was asked with `cache`. An
+        answer that has gone on is not among them: a call that brought its end has counts
+        of a part, beside the text of the whole.
         """
+        if request.goes_on:
+            return None
         name = name_of(request)
         found = self.ledger.answers_to(self.account, [name], request.max_tokens).get(name)
         answer = self.answered.get(name) if found is None else answer_of(found)
@@ -273,24 +371,28 @@ class Session:
         terms: Terms,
         reading: Reading,
         *,
+        before: Answer | None,
         off_peak: bool,
     ) -> Generator[Answer]:
         """Ask, and ask once more where the answer is not the JSON that was asked for."""
+        asked = client, request, cell, terms, reading
         try:
-            yield from self._answers(client, request, cell, terms, reading, off_peak=off_peak)
+            yield from self._answers(*asked, before=before, off_peak=off_peak)
         except UnusableAnswer as error:
             wrong, first = error, reading.paid or Answer(model=request.model)
             if not (problems := problems_of(error, first)):
                 raise
         else:
             return
-        again, reading.paid = repair_of(request, first, problems), None
-        reading.name = name_of(request)
+        question = continuation.with_room(continuation.question_of(request), before)
+        again, reading.paid = repair_of(question, first, problems), None
+        reading.name = name_of(question)
         try:
             if refusal := preflight.refusal(again, client.key):
                 raise refusal
             yield asked_again(first, wrong)
-            for answer in self._answers(client, again, cell, terms, reading, off_peak=False):
+            asked = client, again, cell, terms, reading
+            for answer in self._answers(*asked, before=None, off_peak=False):
                 yield together(first, answer)
         except DeepSeekError as error:
             why = error
@@ -298,7 +400,9 @@ class Session:
             return
         finally:
             self._last = both(first, reading.paid)
-        raise unrepaired(wrong, why, both(first, reading.paid))
+        found = unrepaired(wrong, why, both(first, reading.paid))
+        _say_way_on(found, both(first, reading.paid))
+        raise found
 
     def _answers(
         self,
@@ -308,16 +412,20 @@ class Session:
         terms: Terms,
         reading: Reading,
         *,
+        before: Answer | None,
         off_peak: bool,
     ) -> Generator[Answer]:
         """Ask, and ask again after a pause where nothing can have been billed."""
+        begun = replace(before or Answer(model=request.model), finish_reason=None, note="")
         if off_peak and (begins := prices.off_peak_from(self._clock())) > self._clock():
             when = clock_time(begins, self._clock())
-            yield Answer(model=request.model, note=f"Waiting for off-peak hours, from {when}.")
+            yield replace(begun, note=f"Waiting for off-peak hours, from {when}.")
             self.wait_off_peak()
+        if before is not None:
+            yield begun
         for attempt in range(self.retries + 1):
             try:
-                yield from self._once(client, request, cell, terms, reading)
+                yield from self._once(client, request, cell, terms, reading, before=before)
             except DeepSeekError as error:
                 pause = _pause(error, attempt) if attempt < self.retries else None
                 if pause is None:
@@ -327,7 +435,7 @@ class Session:
                 return
             LOG.info("asking again in %.1f s: attempt %d of %d", pause, attempt + 1, self.retries)
             turn = f" ({attempt + 1} of {self.retries})."
-            yield Answer(model=request.model, currency=self.currency, note=note + turn)
+            yield replace(begun, currency=begun.currency or self.currency, note=note + turn)
             time.sleep(pause)
 
     def _once(
@@ -337,9 +445,14 @@ class Session:
         cell: str | None,
         terms: Terms,
         reading: Reading,
+        *,
+        before: Answer | None,
     ) -> Generator[Answer]:
+        """Send *request* once; *answer* is what comes, and with what was *before* the whole."""
         began = time.monotonic()
-        answer = Answer(model=request.model, currency=self.currency)
+        answer = Answer(
+            model=request.model, currency=self.currency, request=request, schema=reading.schema
+        )
         state: State = "interrupted"
         error: DeepSeekError | None = None
         going: Admitted | None = None
@@ -352,8 +465,9 @@ class Session:
             with closing(client.stream(going.call.request, idle=self.timeout)) as pieces:
                 for piece in pieces:
                     answer = answer.plus(piece)
-                    yield answer
-            answer, error = reading.read(request, answer)
+                    yield _whole(before, answer)
+            read, error = reading.read(request, _whole(before, answer))
+            answer = replace(answer, parsed=read.parsed)
             state = state_of(error)
             self.was_refused = self._watch.refused_at is not None
             self._watch.paid()
@@ -362,18 +476,21 @@ class Session:
         finally:
             if going is not None:
                 answer = replace(answer, seconds=time.monotonic() - began)
+                _say_way_on(error, _whole(before, answer))
+                note = partial(self._note_end, going, answer, state, error, before)
                 try:
-                    ended, outcome, written = self._note_end(going, answer, state, error)
+                    ended, outcome, written = note()
                 except BaseException:  # interrupted in the midst of it: to note it twice is no harm
-                    self._note_end(going, answer, state, error)
+                    note()
                     raise
-                answer = self._record(ended, outcome, written)
-                reading.paid = reading.paid if state in FREE else answer
+                answer = self._record(ended, outcome, written, before)
+                reading.paid = reading.paid if state in FREE else _whole(before, answer)
         if answer.currency is None and answer.usage is not None:
-            answer = reading.paid = self._priced_late(ended)
+            answer = self._priced_late(ended)
+            reading.paid = _whole(before, answer)
         if error is not None:
-            raise self.with_facts(error, answer)
-        yield self._with_earlier_try(ended, answer)
+            raise self.with_facts(error, _in_all(before, answer, state, error))
+        yield _whole(before, self._with_earlier_try(ended, answer))
 
     def map(
         self,
@@ -530,17 +647,33 @@ class Session:
         )
 
     def _note_end(
-        self, going: Admitted, answer: Answer, state: State, error: DeepSeekError | None
+        self,
+        going: Admitted,
+        answer: Answer,
+        state: State,
+        error: DeepSeekError | None,
+        before: Answer | None,
     ) -> tuple[Ended, Outcome, Future[None]]:
-        """Give back what was reserved and not spent, and write the end of a call down."""
+        """Give back what was reserved and not spent, and write the end of a call down.
+
+        The figures are those of the call, the text is the whole, with what was *before*.
+        """
         ended = Ended(going.call, answer, state, self._clock(), error)
         priced, outcome = ended.outcome(self.currency, self._own)
+        if before is not None and state not in FREE:
+            whole = _whole(before, answer)
+            outcome = replace(outcome, answer=whole.text or None, reasoning=whole.reasoning or None)
         going.settle(priced, billed=state not in FREE)
         return replace(ended, answer=priced), outcome, self.ledger.end(going.call.entry, outcome)
 
-    def _record(self, ended: Ended, outcome: Outcome, written: Future[None]) -> Answer:
+    def _record(
+        self, ended: Ended, outcome: Outcome, written: Future[None], before: Answer | None
+    ) -> Answer:
         """Add up what a call cost, wait for the disk, and let the balance be read anew."""
-        answer = self._last = ended.answer
+        answer = ended.answer
+        self._last = _in_all(before, answer, ended.state, ended.error)
+        if before is not None and ended.state not in FREE:  # what it cost is in the whole
+            self._unsure.pop(_name(continuation.question_of(ended.call.request)), None)
         if ended.is_unsure:
             self._unsure[_name(ended.call.request)] = ended
         if answer.currency is None and (answer.usage is not None or ended.is_unsure):
@@ -769,8 +902,18 @@ class Session:
 
         It was paid for, and costs nothing more.
         """
-        row = self.ledger.kept(self.account, as_sent(request), since)
+        row = self.ledger.kept(self.account, as_sent(request), since) or self._mended(
+            request, since
+        )
         return None if row is None else answer_of(row)
+
+    def _mended(self, request: Request, since: datetime) -> dict[str, Any] | None:
+        """Find the answer to *request* that is whole since it has gone on."""
+        for row in self.ledger.newest(self.account, self.notebook, since):
+            found = continuation.entry(row, answer_of(row))
+            if found and found.before and as_sent(found.question) == as_sent(request):
+                return row if row["state"] == "done" else None
+        return None
 
     def usage(
         self, by: str | Iterable[str] = ("day", "model", "notebook"), *, days: int | None = None
@@ -895,6 +1038,26 @@ class Session:
                 listener()
             except Exception:  # an answer that was paid for is given out all the same
                 LOG.exception("a listener failed")
+
+
+def _whole(before: Answer | None, answer: Answer) -> Answer:
+    """Give *answer* with what was *before*, if it has gone on."""
+    return answer if before is None else continuation.joined(before, answer)
+
+
+def _say_way_on(error: DeepSeekError | None, answer: Answer) -> None:
+    """Say in *error* that its answer can go on, where it can."""
+    broken = isinstance(error, BrokenAnswer | UnusableAnswer)
+    if error is not None and broken and continuation.can_go_on(answer):
+        error.args = (with_way_on(str(error)),)
+
+
+def _in_all(
+    before: Answer | None, answer: Answer, state: State, error: DeepSeekError | None
+) -> Answer:
+    """Do so for a call that has ended; one that cost nothing changes nothing of what there is."""
+    unsent = error is not None and state in FREE
+    return before if before is not None and unsent else _whole(before, answer)
 
 
 def _name(request: Request) -> str:

@@ -195,9 +195,10 @@ def answers_shown(rows: Sequence[Mapping[str, Any]], now: datetime) -> Shown:
 def _asked(request: str | None) -> str:
     """Give the beginning of the question in a *request* as it was sent."""
     try:
-        said = json.loads(request or "")["messages"][-1]["content"]
+        messages = json.loads(request or "")["messages"]
+        said = next(one["content"] for one in reversed(messages) if not one.get("prefix"))
         text, *pictures = [said] if isinstance(said, str) else [said[0]["text"], *said[1:]]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, StopIteration):
         return "(its text was not kept)"
     with_it = f" (with {counted(len(pictures), 'picture')})" if pictures else ""
     return one_line(str(text), 60) + with_it

@@ -39,8 +39,11 @@ class View(Protocol):
     def show(self, answer: Answer) -> None:
         """Show *answer* so far; it may be called for every piece."""
 
-    def end(self, answer: Answer, line: str, stamp: Mapping[str, Any]) -> None:
-        """Show *answer* for good, with the quiet *line* below and *stamp* as its metadata."""
+    def end(self, answer: Answer, line: str, stamp: Mapping[str, Any], *, dead: str = "") -> None:
+        """Show *answer* for good, with the quiet *line* below and *stamp* as its metadata.
+
+        Where widgets follow, *dead* says what to do once they are dead.
+        """
 
     def drop(self) -> None:
         """Show nothing: no part of an answer came, and what follows says why."""
@@ -66,15 +69,22 @@ class TerminalView:
         if answer.note and answer.finish_reason is None:
             gap = "\n\n" if self._printed else ""
             print(f"{gap}{markdown.to_terminal(answer.note)}", flush=True)
-            # What comes then is another answer.
-            self._earlier, self._text = self._text or self._earlier, ""
-            self._printed, self._thought = 0, False
+            if not answer.text:  # what comes then is another answer
+                self._earlier, self._text = self._text or self._earlier, ""
+                self._printed, self._thought = 0, False
         if answer.reasoning and not answer.text and not self._thought:
             self._thought = True
             print("Thinking…", flush=True)
         self._print(answer.text.removesuffix("\r"))  # perhaps half a line end
 
-    def end(self, answer: Answer, line: str, stamp: Mapping[str, Any]) -> None:  # noqa: ARG002
+    def end(
+        self,
+        answer: Answer,
+        line: str,
+        stamp: Mapping[str, Any],  # noqa: ARG002
+        *,
+        dead: str = "",  # noqa: ARG002
+    ) -> None:
         """Print the rest and the quiet line; not once more what no other answer followed."""
         if self._printed or answer.text != self._earlier:
             self._print(answer.text)
@@ -134,9 +144,9 @@ class NotebookView:
             sent = self._draw(render.thinking_shown(answer.reasoning, seconds).html)
         self._next = now + min(max(REDRAW, sent / BYTES_PER_SECOND), LATEST)
 
-    def end(self, answer: Answer, line: str, stamp: Mapping[str, Any]) -> None:
+    def end(self, answer: Answer, line: str, stamp: Mapping[str, Any], *, dead: str = "") -> None:
         """Put the whole answer into one display, the one that is saved."""
-        shown = render.answer_shown(answer, line, thinking=self._thinking)
+        shown = render.answer_shown(answer, line, thinking=self._thinking, dead=dead)
         data = {"text/html": shown.html, "text/plain": shown.text}
         metadata = {"deepseek_magic": dict(stamp)}
         whole, *rest = self._displays

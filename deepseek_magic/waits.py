@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
 from . import prices, render
+from .continuation import can_go_on
 from .elements import Shown, duration, money
 from .errors import InsufficientBalance, Interrupted, OutOfMoney, OverLimit
 from .notices import only_asks
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .pending import Place
     from .rerun import Cell
     from .session import Session
+    from .unfinished import Unfinished
     from .wire import Answer, Request
 
 NOTHING = Shown("", "")
@@ -41,7 +43,8 @@ OnEmpty = Literal["notice", "wait", "raise"]
 class Asking:
     """What one cell asks, through all its tries; *ends* bounds how long it waits.
 
-    *request* is the question, None where there is one for each row of some data.
+    *request* is the question, None where there is one for each row of some data. *begun*
+    is the unfinished answer that goes on.
     """
 
     request: Request | None
@@ -52,6 +55,12 @@ class Asking:
     anyway: bool = False
     waited: bool = False
     ends: float | None = None
+    begun: Unfinished | None = None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether an answer goes on in another cell than the one that its question stands in."""
+        return self.begun is not None and self.begun.place != self.place
 
     @property
     def attended(self) -> bool:
@@ -204,7 +213,7 @@ class Waits:
             today=self._today() if own_limit else "",
             unsent=error.unsent,
             currency=self._session.currency,
-            kept=_kept(error.answer),
+            kept=_kept(error.answer, in_place=asking.begun is not None and asking.attended),
             rows=_rows(error),
             again=own_limit and self._has_budget_anew(error, asking),
             top_up_url=f"https://{host}/" if host else self._account.top_up_url,
@@ -270,7 +279,15 @@ def _lines(*lines: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _kept(answer: Answer | None) -> str | None:
+def _kept(answer: Answer | None, *, in_place: bool) -> str | None:
+    """Tell what is there of *answer*; with *in_place* the button of the notice goes on with it."""
     if answer is None:
         return None
-    return f"{len(answer.text) + len(answer.reasoning):,} characters of the answer are kept above."
+    size = f"{len(answer.text) + len(answer.reasoning):,}"
+    way = "."
+    if can_go_on(answer):
+        way = "; with money it goes on"
+        way += (
+            " by “Re-run cell”, or by: %deepseek continue" if in_place else ": %deepseek continue"
+        )
+    return f"{size} characters of the answer are kept above{way}"

@@ -32,6 +32,11 @@ UNREACHED = (
     "This page no longer knows the cell (it was loaded anew, or the cell was moved by cut and "
     "paste). Nothing was sent. Run the cell again by hand."
 )
+UNREACHED_REST = (
+    "This page no longer knows the cell (it was loaded anew, or the cell was moved by cut and "
+    "paste). Nothing was sent. To go on in a cell of its own: %deepseek continue"
+)
+ONLY_THE_REST = "Only the rest is written and paid for; what there is counts as its input."
 UNSEEN = (
     "The money is there, but the page that waited is closed, asleep, or was loaded anew. Nothing "
     "was sent. Run the cell by hand; until then it is tried again from time to time."
@@ -157,8 +162,8 @@ class NoticeControls:
         for button in (*self._runners, self._later, self._check):  # they may be in no box
             close_all(button)
 
-    def retire(self) -> None:
-        """Take the buttons away for good: the question is asked from elsewhere."""
+    def retire(self, how: str) -> None:
+        """Take the buttons away for good: the question is asked from elsewhere, as *how* says."""
         self._rerun.close()
         if self._waiting is not None:
             self._waiting.remove(self.cell.place, self)
@@ -167,7 +172,7 @@ class NoticeControls:
             self.retired = True
             if not self._closed:
                 self.box.children = (self._said,)
-        self._say(f"Asked again by %deepseek rerun, at {datetime.now().astimezone():%H:%M}.")
+        self._say(f"{how}, at {datetime.now().astimezone():%H:%M}.")
 
     @property
     def token(self) -> str:
@@ -310,6 +315,79 @@ class NoticeControls:
         with self._lock:
             if not self._closed:
                 self._said.value = render.status_html(line, reasons, self._billing_url)
+
+
+class ContinueControls:
+    """The button below an answer that ended before its end: it goes on in its place.
+
+    *name* is that of the unfinished answer. The button goes when the cell runs.
+    """
+
+    def __init__(
+        self, shell: InteractiveShell, cell: Cell, name: str, *, turns: Turns | None = None
+    ) -> None:
+        from ipywidgets import HTML, Layout
+
+        self.cell = cell
+        self.name = name
+        self._rerun = Rerun(
+            shell, cell, before=self._running, silent=self._silent, resumes=name, turns=turns
+        )
+        self._button = _button(
+            "Continue", "Let the answer go on in its place", button_style="primary"
+        )
+        self._button.on_click(self._click)
+        self._said = HTML(layout=Layout(margin="0 2px", width="auto"))
+        self.box = _row(self._button, self._said)
+        self.box.add_class(elements.LIVING)
+        self._lock = threading.RLock()
+        self.closed = False
+        """Whether it is gone, as its cell runs again."""
+        self._say(ONLY_THE_REST)
+        publish(shell, self.box)
+
+    def close(self) -> None:
+        """Take the button away, and with it a run that has not begun."""
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+        self._rerun.close()
+        close_all(self.box)
+        close_all(self._button)  # it may be in no box
+
+    def retire(self, said: str) -> None:
+        """Take the button away for good, and say why: the answer goes on elsewhere."""
+        self._rerun.close()
+        with self._lock:
+            if not self.closed:
+                self.box.children = (self._said,)
+        self._say(said)
+
+    @property
+    def token(self) -> str:
+        """What a run that this button starts is known by."""
+        return self._rerun.token
+
+    def _click(self, _: object) -> None:
+        with self._lock:  # what is said of the run comes after this
+            if self._rerun.start():
+                self._button.disabled = True
+                self._say("Looking for this page…")
+
+    def _running(self) -> None:
+        self._say("Going on…")
+
+    def _silent(self) -> None:
+        with self._lock:
+            if not self.closed:
+                self._button.disabled = False
+                self._say(UNREACHED_REST)
+
+    def _say(self, line: str) -> None:
+        with self._lock:
+            if not self.closed:
+                self._said.value = render.status_html(line)
 
 
 class PendingControls:

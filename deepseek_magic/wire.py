@@ -161,14 +161,28 @@ class Message:
     role: Role
     content: str
     images: tuple[Image | ImageLink, ...] = ()
+    reasoning: str = ""
+    """What was thought before it."""
+    prefix: bool = False
+    """Whether it is the beginning of an answer, which is to go on from there."""
+
+    @property
+    def words(self) -> str:
+        """All the text that the model is given with it."""
+        return self.reasoning + self.content
 
     def body(self, *, brief: bool = False) -> dict[str, Any]:
         """Give the API's form of it; with *brief*, words stand for what a picture holds."""
-        if not self.images:
-            return {"role": self.role, "content": self.content}
-        addresses = (image.told if brief else image.url for image in self.images)
-        pictures = [{"type": "image_url", "image_url": {"url": one}} for one in addresses]
-        return {"role": self.role, "content": [{"type": "text", "text": self.content}, *pictures]}
+        body: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.images:
+            addresses = (image.told if brief else image.url for image in self.images)
+            pictures = [{"type": "image_url", "image_url": {"url": one}} for one in addresses]
+            body["content"] = [{"type": "text", "text": self.content}, *pictures]
+        if self.reasoning:
+            body["reasoning_content"] = self.reasoning
+        if self.prefix:
+            body["prefix"] = True
+        return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +207,11 @@ class Request:
     def images(self) -> tuple[Image | ImageLink, ...]:
         """The pictures that go along, with whichever message."""
         return tuple(image for message in self.messages for image in message.images)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether its last message is the beginning of the answer."""
+        return bool(self.messages) and self.messages[-1].prefix
 
     def body(self, *, brief: bool = False) -> dict[str, Any]:
         """Give the JSON body of `POST /chat/completions`, streamed.
@@ -378,7 +397,9 @@ class Answer:
     reader has to know of its cost; else "". *asked* is when an answer was asked that
     comes from the ledger and cost nothing now; None of one that was asked just now.
     *parsed* is what the text says, where JSON was asked for: an instance of the schema's
-    model, else the JSON; *schema* is what read it.
+    model, else the JSON; *schema* is what reads it. *request* is the question that it
+    answers, which is what it takes to go on with it. Where it has gone on, *rest* is
+    what the last call alone brought and cost.
     """
 
     text: str = ""
@@ -394,6 +415,8 @@ class Answer:
     asked: datetime | None = None
     parsed: Any = field(default=None, repr=False, compare=False)
     schema: Any = field(default=None, repr=False, compare=False)
+    request: Request | None = field(default=None, repr=False, compare=False)
+    rest: Answer | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text

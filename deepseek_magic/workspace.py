@@ -6,36 +6,40 @@ magics' business.
 
 from __future__ import annotations
 
+import re
 import threading
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from . import limits, preflight, prices, render
+from . import continuation, failures, limits, preflight, prices, render
 from .account import Account, Keeping
 from .elements import at_least, clock_time, counted, duration
 from .errors import (
+    BadRequest,
     DeepSeekError,
     InsufficientBalance,
     Interrupted,
+    InvalidOption,
     NoKey,
     OutOfMoney,
     UnusableAnswer,
 )
-from .notices import Notices, Patience
+from .notices import Notices, Patience, only_asks
 from .pending import Place
 from .records import answer_of
 from .repair import MAY_COME
 from .rerun import current_cell, page_shows
 from .session import FRESH_SECONDS, now
+from .unfinished import DEAD, ELSEWHERE, Unfinished, UnfinishedAnswers
 from .view import view_for
 from .waits import Asking, Waits
 from .wire import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     from .waits import OnEmpty
     from .wire import Balance, Request
 
+WAY_ON = "to go on: %deepseek continue"
 CURRENCIES = ("CNY", "USD")
 """What accounts are kept in (api-docs.deepseek.com/api/get-user-balance)."""
 
@@ -98,6 +103,7 @@ class Workspace:
         self.settings = settings
         self.account = Account(shell, settings, self._leave, clock)
         self.notices = Notices(shell, settings, self.account, succeeded)
+        self.unfinished = UnfinishedAnswers(shell, self.notices)
         self.waits = Waits(shell, settings, self.account, self.notices, clock)
         self._problem_told: str | None = None
         self._closing = threading.Event()
@@ -124,6 +130,7 @@ class Workspace:
         repair: bool = True,
         cache: bool = False,
         fresh: bool = False,
+        begun: Unfinished | None = None,
     ) -> Answer:
         """Send *request* and show the answer in the cell that is running.
 
@@ -134,16 +141,21 @@ class Workspace:
         tries together, and *anyway* are those of `Session.stream`; with *off_peak* the
         cell waits for the cheaper hours. *schema* and *repair* are those of
         `Session.stream` too. An answer that was paid for while no page showed it is shown,
-        and not bought again, unless *fresh*; with *cache* one of any earlier time.
+        and not bought again, unless *fresh*; with *cache* one of any earlier time. With
+        *begun*, the answer goes on from there.
         """
         if refusal := preflight.refusal(request, self.session.client.key):
             raise refusal
         asking = self._asking(request, text, on_empty, budget, row, anyway=anyway)
+        asking.begun = begun
         cell, place = asking.cell, asking.place
         page = cell.session if cell else ""
-        answer = None if fresh else self.notices.pending.unread(place, request, page)
-        if answer is not None:
-            return self._show_unread(answer, asking, request)
+        if begun is not None:
+            self._take(begun, asking)
+        elif not fresh:
+            answer = self.notices.pending.unread(place, request, page)
+            if (answer := self.unfinished.meanwhile(request, cell) or answer) is not None:
+                return self._show_unread(answer, asking, request)
         while True:
             if off_peak and not (cache and self.session.cached(request)):
                 self.waits.off_peak(asking)
@@ -155,8 +167,36 @@ class Workspace:
             except OutOfMoney as error:
                 empty = error
             self.waits.for_money(empty, asking)
+            if begun is not None:
+                self._view(cell).drop()  # what there is will stand in the whole
+        if begun is not None and not continuation.can_go_on(answer):
+            self.unfinished.mended(begun, answer, cell)
         self._succeeded(answer, asking, request)
         return answer
+
+    def _take(self, begun: Unfinished, asking: Asking) -> None:
+        """Let *begun* go on in the cell that is running, unless another kernel does so."""
+        if self.session.is_under_way(begun.answer):
+            self._taken(begun, asking)
+        asking.request = begun.rest
+        self.unfinished.begins(begun, asking.cell)
+
+    def _taken(self, begun: Unfinished, asking: Asking) -> NoReturn:
+        """Leave *begun* as it stands in its cell: another kernel goes on with it."""
+        if not asking.is_elsewhere:
+            line = render.quiet_line(begun.answer, None, ending="incomplete")
+            stamp = _stamp(begun.answer, "incomplete", None)
+            self._view(asking.cell).end(begun.answer, line, stamp)
+        self.unfinished.done(begun)
+        raise InvalidOption(ELSEWHERE)
+
+    def begun(self, row: Pending | None = None) -> Unfinished | None:
+        """Give the unfinished answer that the run of now, or *row*, goes on with; None if none."""
+        return self.unfinished.of_run(current_cell(self.shell), row)
+
+    def newest_unfinished(self) -> Unfinished:
+        """Give the answer that broke off or was cut last, by this kernel or an earlier one."""
+        return self.unfinished.newest(None if self.unfinished.any else self.session.broken())
 
     def _asking(
         self,
@@ -295,6 +335,11 @@ class Workspace:
         After a re-run, or a long wait, that is once it is sure that a page shows the answer.
         """
         cell, pending = asking.cell, self.notices.pending
+        if asking.begun is not None and asking.is_elsewhere:
+            pending.done(asking.place)
+            if asking.begun.place is not None:
+                pending.done(asking.begun.place)
+            return
         waited = asking.waited or asking.ends is not None
         if cell is None or not (cell.replayed or (waited and cell.attended)):
             pending.done(asking.place)
@@ -347,46 +392,80 @@ class Workspace:
         repair: bool,
         cache: bool,
     ) -> Answer:
-        answer = Answer(model=request.model)
+        before = asking.begun.answer if asking.begun else None
+        answer = before or Answer(model=request.model)
         self.session.take_last()
         try:
-            asked = self.session.stream(
-                request,
-                cell=asking.place.cell,
-                budget=asking.cap,
-                anyway=asking.anyway,
-                schema=schema,
-                repair=repair,
-                cache=cache,
-            )
+            asked = self._asked(request, asking, schema, repair=repair, cache=cache)
             with closing(asked) as answers:
                 for answer in answers:  # the last one is shown for good
                     view.show(answer)
         except KeyboardInterrupt:
-            # What has taken time was sent: such as an answer whose repair is asked for.
-            if answer.note and answer.finish_reason is None and answer.seconds is None:
-                view.drop()
+            if _is_unsent(answer, before):
+                self._end_early(view, asking, before, "interrupted")
                 raise Interrupted(
                     "the question was not asked again. Nothing was billed. Run the cell again to "
                     "ask anew."
                 ) from None
-            self._end(view, request, self.session.take_last() or answer, "interrupted")
-            raise Interrupted(
-                "the answer was stopped. What had arrived is kept above; the API may bill it. "
-                "Run the cell again to ask anew."
-            ) from None
+            answer = self.session.take_last() or answer
+            self._end(view, asking, answer, "interrupted")
+            raise Interrupted(_stopped(answer)) from None
         except DeepSeekError as error:
-            ending = _ending(error)
-            if error.answer is None:
-                view.drop()
-            else:
-                self._end(view, request, error.answer, ending)
+            self._end_early(view, asking, error.answer or before, _ending(error), error)
             raise
-        self._end(view, request, answer, None)
+        self._end(view, asking, answer, None)
         return answer
 
-    def _end(self, view: View, request: Request, answer: Answer, ending: str | None) -> None:
-        band = prices.band(self._clock())
+    def _asked(
+        self,
+        request: Request,
+        asking: Asking,
+        schema: Schema | None,
+        *,
+        repair: bool,
+        cache: bool,
+    ) -> Generator[Answer]:
+        """Send what *asking* asks: the question, or the rest of its answer."""
+        terms: dict[str, Any] = {
+            "cell": asking.place.cell,
+            "budget": asking.cap,
+            "anyway": asking.anyway,
+            "schema": schema,
+            "repair": repair,
+        }
+        if asking.begun is not None:
+            return self.session.resume_stream(asking.begun.answer, **terms)
+        return self.session.stream(request, cache=cache, **terms)
+
+    def _end_early(
+        self,
+        view: View,
+        asking: Asking,
+        answer: Answer | None,
+        ending: str,
+        error: DeepSeekError | None = None,
+    ) -> None:
+        if answer is None:
+            view.drop()
+        else:
+            self._end(view, asking, answer, ending, error)
+
+    def _end(
+        self,
+        view: View,
+        asking: Asking,
+        answer: Answer,
+        ending: str | None,
+        error: DeepSeekError | None = None,
+    ) -> None:
+        """Show *answer* for good and, where it can go on, the button below it."""
+        elsewhere = asking.is_elsewhere
+        one, cell = self._kept(asking, answer, error), asking.cell
+        # A notice has buttons of its own; what the API does not take would be refused once more.
+        hopeless = isinstance(error, OutOfMoney | BadRequest)
+        button = one is not None and not hopeless and asking.attended
+        button = button and cell is not None and only_asks(cell)
+        band, request = prices.band(self._clock()), asking.request
         line = render.quiet_line(
             answer,
             self._left(answered=ending is None),
@@ -394,8 +473,28 @@ class Workspace:
             band=band,
             ending=ending,
         )
-        parts = [line, *preflight.remarks(request), *self._warnings()]
-        view.end(answer, " · ".join(parts), _stamp(answer, ending or "done", band))
+        way = [WAY_ON] if one is not None and ending is None else []
+        remarks = preflight.remarks(request) if request is not None else []
+        parts = [line, *way, *remarks, *self._warnings()]
+        stamp = _stamp(answer, ending or "done", band, alone=elsewhere)
+        view.end(answer, " · ".join(parts), stamp, dead=DEAD if button else "")
+        if button and one is not None and cell is not None:
+            self.unfinished.offer(one, cell)
+
+    def _kept(
+        self, asking: Asking, answer: Answer, error: DeepSeekError | None
+    ) -> Unfinished | None:
+        """Keep *answer* if it can go on, and give it; else note that its question is settled."""
+        if continuation.can_go_on(answer):
+            line = asking.place.text.partition("\n")[0].removeprefix("%%deepseek").strip()
+            wanted = asking.begun is not None and isinstance(error, OutOfMoney)
+            one = self.unfinished.keep(answer, asking.place, asking.begun, line=line, wanted=wanted)
+            asking.begun = one if asking.begun is not None else None
+            return one
+        if asking.begun is not None:
+            self.unfinished.done(asking.begun)
+        self.unfinished.settle(asking.place)
+        return None
 
     def _warnings(self) -> list[str]:
         """Give what is to be said once, in the line below an answer."""
@@ -479,6 +578,7 @@ class Workspace:
 
     def _leave(self) -> None:
         self.notices.forget_all()
+        self.unfinished.forget_all()
 
     def close(self) -> None:
         """Close the widgets, the sandbox and the session."""
@@ -501,7 +601,10 @@ def _cap(budget: object) -> limits.Cap | None:
 def _is_all(cell: Cell | None) -> bool:
     """Tell whether the cell is one `%%deepseek`, and no code that asks and shows more."""
     code = "" if cell is None else cell.parent["content"].get("code")
-    return str(code).lstrip().startswith("%%deepseek")
+    text = str(code).strip()
+    return (
+        text.startswith("%%deepseek") or re.match(r"%deepseek\s+continue\b.*\Z", text) is not None
+    )
 
 
 def _ending(error: DeepSeekError) -> str:
@@ -515,8 +618,35 @@ def _ending(error: DeepSeekError) -> str:
             return "incomplete"
 
 
-def _stamp(answer: Answer, ending: str, band: str | None) -> dict[str, Any]:
-    """Give what the output's metadata says of an answer; an unknown cost is null."""
+def _is_unsent(answer: Answer, before: Answer | None) -> bool:
+    """Tell an answer that waits to be asked for, and of which nothing was sent yet.
+
+    What has taken time was sent, such as one whose repair is asked for; but an answer that
+    goes on took its time before.
+    """
+    if not answer.note or answer.finish_reason is not None:
+        return False
+    if before is None:
+        return answer.seconds is None
+    return (answer.text, answer.reasoning) == (before.text, before.reasoning)
+
+
+def _stopped(answer: Answer) -> str:
+    """Say that an answer was stopped, and what can be done."""
+    line = (
+        "the answer was stopped. What had arrived is kept above; the API may bill it. "
+        f"{failures.ASK_ANEW}"
+    )
+    return failures.with_way_on(line) if continuation.can_go_on(answer) else line
+
+
+def _stamp(answer: Answer, ending: str, band: str | None, *, alone: bool = False) -> dict[str, Any]:
+    """Give what the output's metadata says of an answer; an unknown cost is null.
+
+    With *alone*, the figures are those of the rest: its beginning stands in another output.
+    """
+    if alone and answer.rest is not None:
+        answer = answer.rest
     span = answer.cost_range
     counts = {} if answer.usage is None else asdict(answer.usage)
     return {

@@ -28,6 +28,7 @@ LAYERS = (
     (
         *("entries", "prices", "options", "failures", "recognise", "top_up", "elements"),
         *("describe", "home", "stamps", "frames", "schemas", "images", "image_tokens"),
+        "continuation",
     ),
     ("ledger", "client", "preflight", "placeholders", "estimate", "outlook", "reconcile", "repair"),
     (
@@ -49,6 +50,7 @@ LAYERS = (
     ("waiting",),
     ("widgets",),
     ("notices",),
+    ("unfinished",),
     ("waits",),
     ("row_cells",),
     ("workspace",),

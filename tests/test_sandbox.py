@@ -605,6 +605,57 @@ def test_a_prefix_is_continued_on_the_beta_address(api: Sandbox) -> None:
     assert "```" not in text
 
 
+def test_the_rest_of_a_scripted_answer(api: Sandbox) -> None:
+    """Of an answer that its request begins, the rest is sent, without thinking again."""
+    whole, begun = "Once upon a time there was a notebook.", "Once upon a time "
+    start = {"role": "assistant", "content": begun, "prefix": True, "reasoning_content": "Hm. " * 9}
+    api.script(Reply(whole, reasoning="Hm."), Reply("Something else.", reasoning="Hm."))
+
+    rest, other = (
+        post(api, path="/beta/chat/completions", messages=[*ASK["messages"], start]).json()
+        for _ in range(2)
+    )
+
+    assert rest["choices"][0]["message"]["content"] == whole.removeprefix(begun)
+    assert not rest["choices"][0]["message"]["reasoning_content"]
+    assert other["choices"][0]["message"]["content"] == "Something else."
+    assert rest["usage"]["completion_tokens"] == count(whole.removeprefix(begun))
+    assert rest["usage"]["prompt_tokens"] == sum(
+        map(count, (ASK["messages"][0]["content"], begun, "Hm. " * 9))
+    )
+
+
+def test_the_rest_of_its_own_answer(api: Sandbox) -> None:
+    """An essay or a JSON of the sandbox's own goes on to the end that it would have had."""
+    for asked in ("Why is the sky blue?", 'Give JSON, such as {"a": [1, 2, 3]}'):
+        wanted = {"response_format": {"type": "json_object"}} if "JSON" in asked else {}
+        question = {"role": "user", "content": asked}
+        path = "/beta/chat/completions"
+        whole = post(api, path=path, messages=[question], **wanted).json()
+        text = whole["choices"][0]["message"]["content"]
+        start = {"role": "assistant", "content": text[:9], "prefix": True}
+
+        rest = post(api, path=path, messages=[question, start], **wanted).json()
+
+        assert text[:9] + rest["choices"][0]["message"]["content"] == text
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ({"role": "user", "content": "x", "prefix": True}, "role assistant can be a prefix"),
+        ({"role": "assistant", "content": "x", "reasoning_content": 5}, "expected a string"),
+    ],
+)
+def test_a_wrong_prefix(api: Sandbox, last: dict[str, Any], said: str) -> None:
+    """What cannot be a prefix is refused, and costs nothing."""
+    answer = post(api, path="/beta/chat/completions", messages=[*ASK["messages"], last])
+
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]
+    assert api.billed == 0
+
+
 @given(st.text() | st.text(alphabet="ab ,你好。é"))
 def test_pieces_and_count_agree(text: str) -> None:
     """As many pieces as tokens, which join to the text."""
