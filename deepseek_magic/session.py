@@ -476,7 +476,6 @@ class Session:
         finally:
             if going is not None:
                 answer = replace(answer, seconds=time.monotonic() - began)
-                _say_way_on(error, _whole(before, answer))
                 note = partial(self._note_end, going, answer, state, error, before)
                 try:
                     ended, outcome, written = note()
@@ -658,6 +657,7 @@ class Session:
 
         The figures are those of the call, the text is the whole, with what was *before*.
         """
+        _say_way_on(error, _whole(before, answer))
         ended = Ended(going.call, answer, state, self._clock(), error)
         priced, outcome = ended.outcome(self.currency, self._own)
         if before is not None and state not in FREE:
