@@ -68,6 +68,9 @@ def _fresh_copy(name: str) -> Path:
         when = time.strftime("%Y-%m-%d-%H%M%S", time.localtime(copy.stat().st_mtime))
         copy.replace(SCRATCH / f"{name}-{when}.ipynb")
     shutil.copyfile(HERE / f"{name}.ipynb", copy)
+    for other in HERE.glob("*.ipynb"):  # each names the next one
+        if not (SCRATCH / other.name).exists():
+            shutil.copyfile(other, SCRATCH / other.name)
     return copy
 
 

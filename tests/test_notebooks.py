@@ -96,3 +96,31 @@ def test_money_is_known_before_it_is_spent(kernel: Kernels) -> None:
     assert float(re.findall(r"Together ([\d.]+) CNY", told["usage"])[0]) == pytest.approx(
         float(billed), rel=0.05
     )
+
+
+def test_data_is_explored_at_a_known_cost(kernel: Kernels) -> None:
+    """`exploring` sends tables and a figure, gets a frame, goes on, and pays for nothing twice."""
+    notebook = made("exploring")
+    counting = "print(sum(r.cost is not None for r in api.requests), api.billed)"
+    notebook.cells.append(nbformat.v4.new_code_cell(counting, id="counting"))
+
+    ran = kernel.run(notebook)
+
+    assert ran.error is None
+    told = shown(ran.notebook)
+    assert failed(ran.notebook) == ["failing"]
+    assert "float64, 1 missing" in told["sent"]
+    assert "With it came a picture" in told["picture"]
+    assert "plot" in told["words"]
+    assert "from the sandbox" in told["frame"]
+    assert "cut at max_tokens" in told["cut"]
+    assert "for the rest" in told["rest"]
+    assert "in all" in told["rest"]
+    assert "sales['returns'] / sales['orders']" in told["code"]
+    assert "This cell of a Jupyter notebook failed" in told["fix"]
+    assert "from the ledger, nothing was sent now" in told["cached"]
+    questions, billed = told["counting"].split()
+    assert questions == "8"
+    assert float(re.findall(r"Together ([\d.]+) CNY", told["usage"])[0]) == pytest.approx(
+        float(billed), rel=0.05
+    )
