@@ -57,6 +57,7 @@ from .store import (
     SETTLE_SECONDS,
     File,
     Statement,
+    Values,
     bulk,
     finished,
     storable,
@@ -209,7 +210,7 @@ class Ledger:
         # A file that was given up does not tell what the others spend.
         if self._file.is_lost or most is None or units is None or "currency" not in values:
             return Reserved(None)
-        key = (values["account"], values["day"], values["currency"])
+        key = {name: values[name] for name in ("account", "day", "currency")}
         spent, _, under_way, _ = db.execute(schema.TODAY, key).fetchone()
         if spent + under_way + units > most:
             return Reserved(None, money(spent), money(under_way))
@@ -303,7 +304,8 @@ class Ledger:
         """
 
         def all_of_them() -> list[Spending]:
-            rows = self._file.read(schema.SPENDING, (account, stamp(since)), None)
+            key = {"account": account, "since": stamp(since)}
+            rows = self._file.read(schema.SPENDING, key, None)
             return [spending_of(row) for row in rows]
 
         return self._quietly(all_of_them, list)
@@ -317,7 +319,8 @@ class Ledger:
         """
 
         def sums() -> Today | None:
-            rows = self._file.read(schema.TODAY, (account, day, currency), wait)
+            key = {"account": account, "day": day, "currency": currency}
+            rows = self._file.read(schema.TODAY, key, wait)
             if not rows or self._file.is_lost:
                 return None
             spent, likely, under_way, unpriced = rows[0]
@@ -372,10 +375,11 @@ class Ledger:
         and *think*; None without any, or where the file is not free within *wait* seconds.
         """
         like = (account, model, think, json)
-        kinds = (
+        of_model = {"account": account, "model": model, "think": think}
+        kinds: tuple[tuple[str, str, Values], ...] = (
             ("answers of this kind and length", schema.OF_A_KIND, (*like, *about(tokens_in))),
             ("answers of this kind", schema.OF_A_KIND, (*like, 0, MOST)),
-            ("answers of this model", schema.OF_A_MODEL, (account, model, think)),
+            ("answers of this model", schema.OF_A_MODEL, of_model),
         )
 
         def lengths() -> Past | None:

@@ -239,20 +239,21 @@ SUM_FROM = (
 SPENDING = (
     "SELECT * FROM (SELECT ended, currency, COALESCE(cost, low, 0) AS low,"
     " COALESCE(cost, high) AS high, sent FROM entries"
-    f" WHERE account = ?1 AND ended > ?2 AND state NOT IN {('sent', *FREE)} UNION ALL"
+    f" WHERE account = :account AND ended > :since AND state NOT IN {('sent', *FREE)} UNION ALL"
     " SELECT NULL, currency, 0, reserved, sent FROM entries"
-    " WHERE account = ?1 AND state = 'sent') ORDER BY ended IS NULL, ended, sent"
+    " WHERE account = :account AND state = 'sent') ORDER BY ended IS NULL, ended, sent"
 )
 TODAY = (
     "SELECT"
     " (SELECT COALESCE(SUM(cost + high), 0) FROM days"
-    " WHERE account = ?1 AND day = ?2 AND currency = ?3) AS spent,"
+    " WHERE account = :account AND day = :day AND currency = :currency) AS spent,"
     " (SELECT COALESCE(SUM(cost + likely), 0) FROM days"
-    " WHERE account = ?1 AND day = ?2 AND currency = ?3) AS likely,"
+    " WHERE account = :account AND day = :day AND currency = :currency) AS likely,"
     " (SELECT COALESCE(SUM(reserved), 0) FROM entries"
-    " WHERE account = ?1 AND day = ?2 AND currency = ?3 AND state = 'sent') AS under_way,"
+    " WHERE account = :account AND day = :day AND currency = :currency AND state = 'sent')"
+    " AS under_way,"
     " (SELECT COALESCE(SUM(queries - exact - ranged), 0) FROM days"
-    " WHERE account = ?1 AND day = ?2 AND currency IN (?3, '')) AS unpriced"
+    " WHERE account = :account AND day = :day AND currency IN (:currency, '')) AS unpriced"
 )
 DAYS = (
     "SELECT day, SUM(cost + likely) FROM days WHERE account = ? AND currency = ? AND day >= ?"
@@ -267,8 +268,9 @@ OF_A_KIND = (
     " ORDER BY id DESC LIMIT 50"
 )
 _SOME = (
-    "SELECT * FROM (SELECT id, completion_tokens FROM entries WHERE account = ?1 AND model = ?2"
-    " AND think IS ?3 AND json IS {} AND state = 'done' ORDER BY id DESC LIMIT 50)"
+    "SELECT * FROM (SELECT id, completion_tokens FROM entries"
+    " WHERE account = :account AND model = :model AND think IS :think AND json IS {}"
+    " AND state = 'done' ORDER BY id DESC LIMIT 50)"
 )
 OF_A_MODEL = (
     f"SELECT completion_tokens FROM ({' UNION ALL '.join(map(_SOME.format, (0, 1, 'NULL')))})"

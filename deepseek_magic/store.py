@@ -26,6 +26,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 Statement = tuple[str, Mapping[str, Any]]
+Values = Sequence[Any] | Mapping[str, Any]
+"""What is bound to a statement: by place, or by name."""
 Step = Callable[[sqlite3.Connection], None]
 
 LOG = logging.getLogger("deepseek_magic")
@@ -194,9 +196,13 @@ class File:
         self._waiting.extend(others)
         return self.write(statement, values)
 
-    def read(self, statement: str, values: Sequence[Any], wait: float | None) -> list[sqlite3.Row]:
+    def read(self, statement: str, values: Values, wait: float | None) -> list[sqlite3.Row]:
         """Read what was written until now; nothing after *wait* seconds, or once closed."""
-        bound = tuple(storable(value) for value in values)
+        bound: Values = (
+            {name: storable(value) for name, value in values.items()}
+            if isinstance(values, Mapping)
+            else tuple(storable(value) for value in values)
+        )
 
         def fetch(db: sqlite3.Connection) -> list[sqlite3.Row]:
             return db.execute(statement, bound).fetchall()

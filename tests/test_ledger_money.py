@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from deepseek_magic import schema
 from deepseek_magic.ledger import Asked, Ledger, Outcome, Past, Spending, State
 from deepseek_magic.processes import has_ended, this_process
+from deepseek_magic.store import Values
 from deepseek_magic.wire import CostRange
 
 AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -1180,15 +1181,15 @@ def test_odd_values_of_old(opened: Callable[..., Ledger], path: Path) -> None:
     ("statement", "values"),
     [
         (schema.OF_A_KIND, (OURS, FLASH, None, False, 1, 9)),
-        (schema.OF_A_MODEL, (OURS, FLASH, None)),
+        (schema.OF_A_MODEL, {"account": OURS, "model": FLASH, "think": None}),
         (schema.SPENT, (OURS, 0, None)),
-        (schema.SPENDING, (OURS, 0)),
-        (schema.TODAY, (OURS, DAY, "CNY")),
+        (schema.SPENDING, {"account": OURS, "since": 0}),
+        (schema.TODAY, {"account": OURS, "day": DAY, "currency": "CNY"}),
         (schema.LEFT_OPEN, ()),
     ],
     ids=["of a kind", "of a model", "spent", "spending", "today", "left open"],
 )
-def test_texts_are_not_read(statement: str, values: tuple[Any, ...]) -> None:
+def test_texts_are_not_read(statement: str, values: Values) -> None:
     """Figures are read from indexes alone, so that long answers cost nothing."""
     with closing(sqlite3.connect(":memory:")) as db:
         for step in schema.STEPS:
