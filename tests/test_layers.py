@@ -19,6 +19,7 @@ PACKAGE = Path(deepseek_magic.__file__).parent
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 LAYERS = (
+    ("words",),
     ("code_blocks", "json_text"),
     (
         *("figures", "errors", "wire", "store", "schema", "processes", "evidence", "markdown"),
@@ -58,7 +59,7 @@ LAYERS = (
     ("magics",),
     ("__init__",),
 )
-FIRST_WITH_A_NOTEBOOK = 15
+FIRST_WITH_A_NOTEBOOK = 16
 NOTEBOOK = {"IPython", "ipywidgets", "traitlets", "ipykernel", "jupyter_client"}
 API_LIBRARIES = {"openai", "httpx", "httpx2"}
 LATE = {
