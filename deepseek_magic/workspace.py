@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from . import continuation, failures, limits, preflight, prices, render
 from .account import Account, Keeping
+from .chats import HISTORY_TOKENS
 from .elements import at_least, clock_time, counted, duration
 from .errors import (
     BadRequest,
@@ -108,6 +109,8 @@ class Workspace:
         self._problem_told: str | None = None
         self._closing = threading.Event()
         self._clock = clock
+        self._asked_in: tuple[object, int] = (None, 0)
+        """The run of a cell, and how many questions of a conversation it has asked."""
 
     @property
     def session(self) -> Session:
@@ -131,6 +134,8 @@ class Workspace:
         cache: bool = False,
         fresh: bool = False,
         begun: Unfinished | None = None,
+        chat: str | None = None,
+        chat_tokens: int = HISTORY_TOKENS,
     ) -> Answer:
         """Send *request* and show the answer in the cell that is running.
 
@@ -142,12 +147,14 @@ class Workspace:
         cell waits for the cheaper hours. *schema* and *repair* are those of
         `Session.stream` too. An answer that was paid for while no page showed it is shown,
         and not bought again, unless *fresh*; with *cache* one of any earlier time. With
-        *begun*, the answer goes on from there.
+        *begun*, the answer goes on from there. *chat* names the conversation that it
+        belongs to, whose turns go along up to *chat_tokens*.
         """
         if refusal := preflight.refusal(request, self.session.client.key):
             raise refusal
         asking = self._asking(request, text, on_empty, budget, row, anyway=anyway)
         asking.begun = begun
+        request = self._in_chat(request, chat, asking, chat_tokens)
         cell, place = asking.cell, asking.place
         page = cell.session if cell else ""
         if begun is not None:
@@ -189,6 +196,27 @@ class Workspace:
             self._view(asking.cell).end(begun.answer, line, stamp)
         self.unfinished.done(begun)
         raise InvalidOption(ELSEWHERE)
+
+    def _in_chat(
+        self, request: Request, chat: str | None, asking: Asking, chat_tokens: int
+    ) -> Request:
+        """Give *request* the history of *chat*, and its place there: that of its cell.
+
+        Code that asks several times has a place for each, in their order.
+        """
+        if chat is None or asking.begun is not None:
+            return request
+        cell, place = asking.cell, asking.place.cell
+        alone = cell is None or _is_all(cell) or cell.id != place
+        if cell is not None and place is not None and not alone:
+            run, number = (place, cell.parent["header"].get("date")), self._asked_in[1]
+            self._asked_in = (run, number + 1 if self._asked_in[0] == run else 1)
+            place = f"{place}#{self._asked_in[1]}"
+        asking.turn = self.session.talks.next_turn(
+            request, chat, cell=place, bound=chat_tokens, moves=alone and place is not None
+        )
+        asking.request = asking.turn.request
+        return asking.turn.request
 
     def begun(self, row: Pending | None = None) -> Unfinished | None:
         """Give the unfinished answer that the run of now, or *row*, goes on with; None if none."""
@@ -284,19 +312,29 @@ class Workspace:
         off_peak: bool = False,
         cache: bool = False,
         repair: bool = False,
+        chat: str | None = None,
+        chat_tokens: int = HISTORY_TOKENS,
     ) -> None:
         """Show what *request* would cost and what the checks would say; send nothing of it."""
         from . import dry_run
 
-        session, at = self.session, self._clock()
+        session, at, turn = self.session, self._clock(), None
         self._set_up(session)
         remarks = list(self._would_wait(at)) if off_peak else []
         remarks += [MAY_COME] if request.json and repair else []
         try:
+            if chat is not None:
+                cell = current_cell(self.shell)
+                turn = session.talks.next_turn(
+                    request, chat, cell=cell.id if cell else None, bound=chat_tokens
+                )
+                request = turn.request
+                remarks += turn.notes
             if cache and (known := session.cached(request)) is not None and known.asked:
                 when = f"{known.asked.astimezone():%Y-%m-%d %H:%M}"
                 remarks.append(f"It was answered at {when}: --cache shows that, for nothing.")
-            preview = session.preview(request, budget=_cap(budget))
+            in_chat = {} if turn is None else {"chat": turn}
+            preview = session.preview(request, budget=_cap(budget), **in_chat)
         except NoKey:
             estimates = self._estimates(request)
             shown = dry_run.without_account(request, estimates, at, remarks=remarks)
@@ -433,6 +471,8 @@ class Workspace:
             "schema": schema,
             "repair": repair,
         }
+        if asking.turn is not None:
+            terms["chat"] = asking.turn
         if asking.begun is not None:
             return self.session.resume_stream(asking.begun.answer, **terms)
         return self.session.stream(request, cache=cache, **terms)
