@@ -9,13 +9,14 @@ it with tools only (api-docs.deepseek.com/guides/thinking_mode).
 from __future__ import annotations
 
 import hashlib
+import logging
 import shlex
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import image_tokens
 from .continuation import LostImage, question_of, read_request
@@ -30,6 +31,9 @@ from .tokens import approximate
 from .wire import Answer, Image, ImageLink, Message, Request
 from .words import t, tn
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 HISTORY_TOKENS = 32_000
 """How long the turns are, together, that go along with a question."""
 
@@ -42,6 +46,11 @@ fraction of the price (api-docs.deepseek.com/guides/kv_cache).
 
 NOT_SENT = "[A picture stood here, which is not sent again.]"
 """What the model reads in the place of a picture of an earlier turn."""
+
+DISK_SECONDS = 2.0
+"""How long an answer waits, at most, for its turn to be on disk."""
+
+LOG = logging.getLogger("deepseek_magic")
 
 _FRAME = 8
 """Tokens beside the words of a turn: the roles of its two messages, and their ends."""
@@ -296,10 +305,11 @@ class Chats:
                 "model": answer.model,
             }
             key = self._key(turn.chat)
-            self._store(turn.chat).keep_turn({**key, **told}, self._clock())
+            written = self._store(turn.chat).keep_turn({**key, **told}, self._clock())
             if turn.cell is not None:
                 for store in self._stores():
                     store.move_turn({**key, "cell": turn.cell})
+            _on_disk(written)
         notes = (answer.note, *turn.notes, *self._in_memory_only(turn.chat))
         return replace(answer, note=" · ".join(note for note in notes if note))
 
@@ -449,6 +459,14 @@ class Chats:
         )
         tokens, used = sum(turn.tokens for turn in turns), max(turn.at for turn in turns)
         return Chat(name, len(turns), tokens, spent, unpriced, used)
+
+
+def _on_disk(written: Future[None]) -> None:
+    """Wait a moment until other kernels see it too; an answer is given out all the same."""
+    try:
+        written.result(DISK_SECONDS)
+    except Exception as failed:  # noqa: BLE001  # the ledger says what is wrong in `problem`
+        LOG.info("the turn of a conversation is not on disk yet: %r", failed)
 
 
 def _new(chat: str, rows: list[dict[str, Any]]) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ magics' business.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
+from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import date, datetime, timedelta
@@ -109,8 +111,8 @@ class Workspace:
         self._problem_told: str | None = None
         self._closing = threading.Event()
         self._clock = clock
-        self._asked_in: tuple[object, int] = (None, 0)
-        """The run of a cell, and how many questions of a conversation it has asked."""
+        self._asked_in = Counter[tuple[str, str]]()
+        """How many questions of conversations were asked in the run of a cell."""
 
     @property
     def session(self) -> Session:
@@ -200,23 +202,34 @@ class Workspace:
     def _in_chat(
         self, request: Request, chat: str | None, asking: Asking, chat_tokens: int
     ) -> Request:
-        """Give *request* the history of *chat*, and its place there: that of its cell.
-
-        Code that asks several times has a place for each, in their order.
-        """
+        """Give *request* the history of *chat*, and its place there: that of its cell."""
         if chat is None or asking.begun is not None:
             return request
         cell, place = asking.cell, asking.place.cell
-        alone = cell is None or _is_all(cell) or cell.id != place
-        if cell is not None and place is not None and not alone:
-            run, number = (place, cell.parent["header"].get("date")), self._asked_in[1]
-            self._asked_in = (run, number + 1 if self._asked_in[0] == run else 1)
-            place = f"{place}#{self._asked_in[1]}"
+        alone = place is not None and (cell is None or _is_all(cell) or cell.id != place)
         asking.turn = self.session.talks.next_turn(
-            request, chat, cell=place, bound=chat_tokens, moves=alone and place is not None
+            request,
+            chat,
+            cell=place if alone else self._nth_place(asking),
+            bound=chat_tokens,
+            moves=alone,
         )
         asking.request = asking.turn.request
         return asking.turn.request
+
+    def _nth_place(self, asking: Asking) -> str | None:
+        """Give a place to one of several questions of a cell: that of its number.
+
+        A job's cells have no ids; there it is the number among cells with the same words,
+        so that the job has the same conversation each time. None is a new one at the end.
+        """
+        cell, place = asking.cell, asking.place.cell
+        if cell is None or (place is None and cell.attended):
+            return None
+        run = "" if place is None else str(cell.parent["header"].get("date"))
+        name = place or hashlib.sha256(asking.place.text.encode("utf-8", "replace")).hexdigest()
+        self._asked_in[run, name] += 1
+        return f"{name}#{self._asked_in[run, name]}"
 
     def begun(self, row: Pending | None = None) -> Unfinished | None:
         """Give the unfinished answer that the run of now, or *row*, goes on with; None if none."""
