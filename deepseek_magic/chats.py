@@ -303,6 +303,7 @@ class Chats:
                 "question": as_sent(Request((turn.question,))),
                 "answer": answer.text,
                 "model": answer.model,
+                "tokens": _tokens(turn.question, answer.text),
             }
             key = self._key(turn.chat)
             written = self._store(turn.chat).keep_turn({**key, **told}, self._clock())
@@ -438,15 +439,13 @@ class Chats:
         question, images = sent.messages[-1], self._images.get((row["chat"], row["place"]), ())
         if [one.told for one in images] == [one.told for one in question.images]:
             question = replace(question, images=images)
-        tokens = image_tokens.count(question.images) + approximate(question.content)
-        tokens += approximate(row["answer"])
         return Turn(
             question,
             row["answer"],
             moment(row["ended"]),
             row["place"],
             row["model"],
-            tokens.likely + _FRAME,
+            row["tokens"],
         )
 
     def _chat(self, name: str, rows: list[dict[str, Any]]) -> Chat | None:
@@ -481,6 +480,13 @@ def _new(chat: str, rows: list[dict[str, Any]]) -> tuple[str, ...]:
         near=one_line(near, 60),
     )
     return (said,)
+
+
+def _tokens(question: Message, answer: str) -> int:
+    """Reckon what a turn takes; once, so that what is left out is the same each time."""
+    pictures = image_tokens.count(question.images).likely
+    words = approximate(question.content).likely + approximate(answer).likely
+    return pictures + words + _FRAME
 
 
 def _named(request: Request) -> str:

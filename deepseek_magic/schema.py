@@ -210,7 +210,7 @@ def m005_conversations(db: sqlite3.Connection) -> None:
         "CREATE TABLE turns (id INTEGER PRIMARY KEY, account TEXT NOT NULL,"
         " notebook TEXT NOT NULL, chat TEXT NOT NULL, place TEXT NOT NULL, cell TEXT,"
         " position INTEGER NOT NULL, since INTEGER NOT NULL, asking TEXT, question TEXT,"
-        " answer TEXT, model TEXT, ended INTEGER)"
+        " answer TEXT, model TEXT, tokens INTEGER, ended INTEGER)"
     )
     db.execute("CREATE UNIQUE INDEX turns_place ON turns (account, notebook, chat, place)")
     db.execute("ALTER TABLE entries ADD COLUMN chat TEXT")
@@ -395,8 +395,8 @@ TAKE_TURN = (
 )
 # A conversation that was forgotten meanwhile does not come back with a late answer.
 KEEP_TURN = (
-    "UPDATE turns SET question = :question, answer = :answer, model = :model, ended = :at,"
-    f" asking = NULL WHERE {_CHAT} AND place = :place"
+    "UPDATE turns SET question = :question, answer = :answer, model = :model, tokens = :tokens,"
+    f" ended = :at, asking = NULL WHERE {_CHAT} AND place = :place"
 )
 MOVE_TURN = (
     "DELETE FROM turns WHERE account = :account AND notebook = :notebook AND cell = :cell"

@@ -737,6 +737,31 @@ def test_in_a_terminal(run_cell: Run, api: Sandbox, shell: Any) -> None:
     assert len(api.requests) == 2
 
 
+def test_an_answer_goes_on_from_another_cell(run_cell: Run, api: Sandbox, shell: Any) -> None:
+    """`%deepseek continue` brings the turn of the cell that asked, not one of its own."""
+    api.script("1.", BREAKS, LONG, "3.")
+    run_cell("%%deepseek -t off -c plot\nOne?")
+    run_cell("%%deepseek -t off -c plot\nTwo?")
+    run_cell("%deepseek continue")
+
+    run_cell("%%deepseek -t off -c plot\nThree?")
+
+    assert sent(api) == ["One?", "1.", "Two?", LONG, "Three?"]
+
+
+def test_help_with_an_error_in_a_conversation(run_cell: Run, api: Sandbox) -> None:
+    """`%deepseek fix` takes the option like any question."""
+    api.script("1.", "It divides by nothing.")
+    run_cell("%%deepseek -t off -c plot\nOne?")
+    run_cell("1 / 0")
+
+    run_cell("%deepseek fix -t off -c plot")
+
+    first, second, question = sent(api)
+    assert (first, second) == ("One?", "1.")
+    assert "ZeroDivisionError" in question
+
+
 def test_the_line_below_an_answer(run_cell: Run, api: Sandbox) -> None:
     """It says how many turns were left out, by the setting of the notebook."""
     run_cell("%load_ext deepseek_magic")
