@@ -311,7 +311,10 @@ class Chats:
                 for store in self._stores():
                     store.move_turn({**key, "cell": turn.cell})
             _on_disk(written)
-        notes = (answer.note, *turn.notes, *self._in_memory_only(turn.chat))
+        cut = t("it is no turn of the conversation until it is whole")
+        whole = answer.finish_reason == "stop"
+        more = self._in_memory_only(turn.chat) if whole else (cut,)
+        notes = (answer.note, *turn.notes, *more)
         return replace(answer, note=" · ".join(note for note in notes if note))
 
     def asked(self, request: Request) -> NextTurn | None:

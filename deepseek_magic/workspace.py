@@ -40,6 +40,7 @@ from .unfinished import DEAD, ELSEWHERE, Unfinished, UnfinishedAnswers
 from .view import view_for
 from .waits import Asking, Waits
 from .wire import Answer
+from .words import t
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -349,6 +350,8 @@ class Workspace:
             in_chat = {} if turn is None else {"chat": turn}
             preview = session.preview(request, budget=_cap(budget), **in_chat)
         except NoKey:
+            if chat is not None:
+                remarks.append(t("Without a key its conversation is not known, nor counted here."))
             estimates = self._estimates(request)
             shown = dry_run.without_account(request, estimates, at, remarks=remarks)
         else:

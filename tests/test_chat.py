@@ -278,6 +278,8 @@ def test_an_answer_that_has_gone_on_becomes_the_turn(
     except BrokenAnswer as error:
         begun = error
     before = told(talk)
+    if isinstance(begun, Answer):
+        assert "no turn of the conversation until it is whole" in begun.note
 
     talk.resume(begun, max_tokens=500)
 
@@ -793,6 +795,17 @@ def test_what_the_model_writes_is_not_trusted(run_cell: Run, api: Sandbox, shell
     for view in views:
         assert not any(tag in view.html for tag in ("<script", "<img", "<b>"))
         assert "\x1b" not in view.html + view.text
+
+
+def test_a_dry_run_without_a_key(
+    run_cell: Run, api: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that no history is counted, since no account is known."""
+    monkeypatch.delenv("DEEPSEEK_API_KEY")
+
+    shown = run_cell("%%deepseek --dry-run -c plot\nThree?")[1]
+
+    assert "its conversation is not known" in shown
 
 
 def test_names_are_completed(run_cell: Run, api: Sandbox, shell: Any) -> None:
