@@ -471,7 +471,7 @@ def complete(context: CompletionContext) -> SimpleMatcherResult:
     line = context.line_with_cursor[: context.cursor_position].lstrip()
     token = context.token
     if line.startswith("%%deepseek "):
-        chats = _chat_names() if _CHAT_NEXT.search(line.removesuffix(token)) else []
+        chats = _chat_names() if _CHAT_NEXT.search(line) else []
         found = opts.complete(line.removeprefix("%%deepseek "), token, chats)
     elif line.startswith("%deepseek "):
         found = _next_words(line.removeprefix("%deepseek "))
@@ -480,7 +480,7 @@ def complete(context: CompletionContext) -> SimpleMatcherResult:
     return {"completions": [SimpleCompletion(text) for text in found], "suppress": bool(found)}
 
 
-_CHAT_NEXT = re.compile(r"(?:^|\s)(?:-c|--chat)(?:=|\s+)$|\s(?:-c|--chat)=\S*$")
+_CHAT_NEXT = re.compile(r"\s(?:-c|--chat)(?:=|\s+)\S*$")
 
 
 def _chat_names() -> list[str]:

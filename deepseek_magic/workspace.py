@@ -230,7 +230,8 @@ class Workspace:
         run = "" if place is None else str(cell.parent["header"].get("date"))
         name = place or hashlib.sha256(asking.place.text.encode("utf-8", "replace")).hexdigest()
         self._asked_in[run, name] += 1
-        return f"{name}#{self._asked_in[run, name]}"
+        number = self._asked_in[run, name]
+        return name if number == 1 else f"{name}#{number}"
 
     def begun(self, row: Pending | None = None) -> Unfinished | None:
         """Give the unfinished answer that the run of now, or *row*, goes on with; None if none."""

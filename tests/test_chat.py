@@ -821,6 +821,7 @@ def test_names_are_completed(run_cell: Run, api: Sandbox, shell: Any) -> None:
     names = {"plot", "'two words'"}
     assert names <= set(offered("%%deepseek -c "))
     assert "plot" in offered("%%deepseek --chat p")
+    assert offered("%%deepseek --chat=p") in (["plot"], ["--chat=plot"])
     assert names <= set(offered("%deepseek chat forget "))
     assert {"show", "forget"} <= set(offered("%deepseek chat "))
     assert "--code" in offered("%%deepseek -c --co")
@@ -848,6 +849,10 @@ def run_in(page: Page, cell: str, question: str, *, line: str = "-t off -c") -> 
     page.cell(f"%%deepseek {line}\n{question}", {"cellId": cell})
 
 
+SPACE = "get_ipython().magics_manager.registry['DeepSeekMagics'].workspace"
+BUTTON = f"{SPACE}.notices._standing['g'][0]._button.comm.comm_id"
+
+
 @pytest.mark.kernel
 def test_cells_of_a_notebook(
     account: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -865,19 +870,28 @@ def test_cells_of_a_notebook(
         run_in(page, "c", "c?")
         account.balance = left
         account.script("c.", "B.", "d.", "e.", "f.")
+        number = len(account.requests)
         page.cell("%deepseek rerun")
-        settled(page, account, 5 if len(account.requests) > 3 else 4)
+        settled(page, account, number + 1)
         run_in(page, "b", "B?", line="-t off -c other")
         moved = sent(account)
         code = (
             "for q in ('d?', 'e?'):\n    get_ipython().run_cell_magic('deepseek', '-t off -c', q)"
         )
         page.cell(code, {"cellId": "d"})
-        run_in(page, "f", "f?")
+        page.cell(code.replace("'e?'", ""), {"cellId": "f"})
+        ordinary = sent(account)
+        account.script("F.", BREAKS, LONG, "h.")
+        run_in(page, "f", "F?")
+        run_in(page, "g", "g?")
+        page.click(page.value(BUTTON))
+        settled(page, account, len(account.requests) + 1)
+        run_in(page, "h", "h?")
 
     assert again == ["A?"]
     assert moved == ["B?"]
-    assert sent(account) == ["A?", "A.", "c?", "c.", "d?", "d.", "e?", "e.", "f?"]
+    assert ordinary == ["A?", "A.", "c?", "c.", "d?", "d.", "e?", "e.", "d?"]
+    assert sent(account)[8:] == ["F?", "F.", "g?", LONG, "h?"]
 
 
 def settled(page: Page, account: Sandbox, number: int) -> None:
