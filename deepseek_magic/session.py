@@ -891,8 +891,8 @@ class Session:
 
         Only the balance may be read for it. Needs the account's key.
         """
-        in_chat = settings.get("chat") is not None
         request, cap = self._request(prompt, settings), _cap(budget)
+        in_chat = settings.get("chat") is not None or request.goes_on
         if refusal := preflight.refusal(request, self.client.key, answers_too=not in_chat):
             raise refusal
         return self.clearance.preview(request, cap)

@@ -153,7 +153,8 @@ class Workspace:
         *begun*, the answer goes on from there. *chat* names the conversation that it
         belongs to, whose turns go along up to *chat_tokens*.
         """
-        if refusal := preflight.refusal(request, self.session.client.key):
+        key, anew = self.session.client.key, begun is None
+        if refusal := preflight.refusal(request, key, answers_too=anew):
             raise refusal
         asking = self._asking(request, text, on_empty, budget, row, anyway=anyway)
         asking.begun = begun

@@ -751,6 +751,19 @@ def test_an_answer_goes_on_from_another_cell(run_cell: Run, api: Sandbox, shell:
     assert sent(api) == ["One?", "1.", "Two?", LONG, "Three?"]
 
 
+def test_what_looks_like_a_key_does_not_end_it(run_cell: Run, api: Sandbox) -> None:
+    """A conversation with such an answer goes on, is reckoned, and is continued."""
+    api.script("Set sk-" + "a1b2" * 8, BREAKS, LONG)
+    run_cell("%%deepseek -t off -c plot\nHow?")
+    dry = run_cell("%%deepseek --dry-run -c plot\nThen?")[0]
+    run_cell("%%deepseek -t off -c plot\nThen?")
+    again = run_cell("%deepseek continue --dry-run")[0]
+    whole = run_cell("%deepseek continue")[0]
+
+    assert (dry, again, whole) == (None, None, None)
+    assert len(api.requests) == 3
+
+
 def test_help_with_an_error_in_a_conversation(run_cell: Run, api: Sandbox) -> None:
     """`%deepseek fix` takes the option like any question."""
     api.script("1.", "It divides by nothing.")
