@@ -16,6 +16,7 @@ from .errors import DeepSeekError, InvalidOption, NoKey, nearest, one_line
 from .options import help_text
 from .schema import BY
 from .wire import SHORT_NAMES, Key, amount
+from .words import later, t
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,9 @@ SUBCOMMANDS = {
     "answers": "[N] list the newest answers that are kept, or show one again for nothing",
     "fix": "[options of %%deepseek] ask why the last cell failed; --code adds the corrected cell",
     "continue": "[-o NAME] [--dry-run] let the answer that broke off or was cut last go on",
+    "chat": later(
+        "list the conversations of this notebook; show [NAME] their turns, forget [NAME] or --all"
+    ),
     "pending": "show the cells that wait for money (forget N or all: let them go)",
     "rerun": "[N or all] ask again, or run again, the cells that wait for money",
     "wait": "[MINUTES] block until there is money on the account",
@@ -52,6 +56,7 @@ FAILURES: dict[str, dict[str, Any]] = {
 }
 """What the sandbox can be told to fail with; for each the fields of its `Reply`."""
 NEXT_WORDS = {
+    "chat": ("show", "forget"),
     "continue": ("-o", "--dry-run"),
     "guard": ("on", "off"),
     "login": ("--save",),
@@ -193,6 +198,33 @@ class Commands:
                     "Nothing was sent."
                 )
         self._host.go_on(" ".join(["%deepseek continue", *rest]), out, dry_run=dry_run)
+
+    def do_chat(self, *rest: str) -> None:
+        """List the conversations of the notebook, show the turns of one, or forget some."""
+        from . import chat_view
+
+        session, notices = self._host.workspace.session, self._host.workspace.notices
+        match rest:
+            case ():
+                notices.publish(chat_view.chats_shown(session.chats(), datetime.now(UTC)))
+            case ("show", *name) if len(name) <= 1:
+                turns = session.chat(*name)
+                notices.publish(chat_view.turns_shown("".join(name), turns, datetime.now(UTC)))
+            case ("forget", *name) if len(name) <= 1:
+                every = name == ["--all"]
+                gone = [chat.name for chat in session.chats()] if every else ["".join(name)]
+                print(chat_view.forgotten([(one, session.forget_chat(one)) for one in gone]))
+            case _:
+                near = nearest(rest[0], NEXT_WORDS["chat"])
+                raise InvalidOption(
+                    t(
+                        "%deepseek chat takes nothing more, show [NAME], forget [NAME] or forget "
+                        "--all, and {words} is none of it.{hint} A name with blanks goes in "
+                        "quotes. Nothing has changed.",
+                        words=repr(one_line(" ".join(rest), 40)),
+                        hint=t(" Did you mean {near}?", near=near) if near else "",
+                    )
+                )
 
     def do_pending(self, *rest: str) -> None:
         """Show the cells that wait for money, or let some of them go."""

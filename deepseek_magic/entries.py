@@ -34,7 +34,8 @@ class Asked:
     """What is known of a call when it is sent.
 
     *reserved* is the most that it can cost, in *currency*; None where nobody knows.
-    *question* names all that shapes its answer, so that the answer can be found by it.
+    *question* names all that shapes its answer, so that the answer can be found by it;
+    *chat* is the conversation that it belongs to.
     """
 
     at: datetime
@@ -48,6 +49,7 @@ class Asked:
     currency: str | None = None
     reserved: Decimal | None = None
     question: str | None = None
+    chat: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -599,6 +599,64 @@ class Ledger:
 
         return self._quietly(rows, list)
 
+    # -- conversations -------------------------------------------------------------
+
+    def take_turn(self, row: dict[str, Any], at: datetime) -> Future[None]:
+        """Note that a question of a conversation is asked: a new place stands at its end.
+
+        *row* has its account, notebook, chat, place, cell, and what is asked.
+        """
+        values = {name: storable(value) for name, value in row.items()}
+        return self._write(lambda: (schema.TAKE_TURN, {**values, "at": stamp(at)}))
+
+    def keep_turn(self, row: dict[str, Any], at: datetime) -> Future[None]:
+        """Put a question and its whole answer into the place that was taken for it."""
+        values = {name: storable(value) for name, value in row.items()}
+        return self._write(lambda: (schema.KEEP_TURN, {**values, "at": stamp(at)}))
+
+    def move_turn(self, row: dict[str, Any]) -> Future[None]:
+        """Remove the turns of a cell from all conversations of its notebook but one."""
+        values = {name: storable(value) for name, value in row.items()}
+        return self._write(lambda: (schema.MOVE_TURN, values))
+
+    def turns(self, account: str, notebook: str) -> list[dict[str, Any]] | None:
+        """Give the places of a notebook's conversations in their order; None if they are not known.
+
+        Those that have no whole answer yet have no question.
+        """
+
+        def all_of_them() -> list[dict[str, Any]] | None:
+            rows = self._file.read(schema.TURNS, (account, notebook), None)
+            found = [dict(row) for row in rows if row["id"] is not None]
+            return found if rows else None
+
+        return self._quietly(all_of_them, lambda: None)
+
+    def forget_turns(self, row: dict[str, Any]) -> Future[None]:
+        """Remove a conversation."""
+        values = {name: storable(value) for name, value in row.items()}
+        return self._write(lambda: (schema.FORGET_TURNS, values))
+
+    def forget_texts(self, account: str, notebook: str | None, chat: str) -> Future[None]:
+        """Remove what was asked and answered in a conversation; its figures stay."""
+        values = {"account": account, "of": storable(notebook), "tag": storable(chat)}
+        return self._write(lambda: (schema.FORGET_TEXTS, values))
+
+    def spent_in_chat(
+        self, account: str, notebook: str | None, chat: str, since: int
+    ) -> tuple[dict[str, Decimal], int]:
+        """Add up what the calls of a conversation cost *since*, by currency.
+
+        The number is that of calls whose cost is not known.
+        """
+
+        def sums() -> tuple[dict[str, Decimal], int]:
+            rows = self._file.read(schema.SPENT_IN_CHAT, (account, notebook, chat, since), None)
+            spent = {row[0]: amount_of(row[1]) for row in rows if row[0] and row[1] is not None}
+            return spent, sum(row[2] for row in rows)
+
+        return self._quietly(sums, lambda: ({}, 0))
+
     def entries(self) -> list[dict[str, Any]]:
         """Give every entry, oldest first, costs as `Decimal` and times as aware UTC."""
 

@@ -7,6 +7,8 @@ The settings are traits of the magics class. What a subcommand does is told in
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from traitlets import Bool, Dict, Enum, Float, Integer, TraitError, Unicode, obs
 
 from .errors import one_line
 from .wire import THINK_LEVELS, Answer, Request, amount, question
+from .words import later
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, SimpleMatcherResult
@@ -102,6 +105,14 @@ class DeepSeekMagics(Magics):
     ).tag(config=True)
     data_tokens = Integer(
         1000, min=1, help="Bounds what one {{value}} adds to a prompt, in tokens."
+    ).tag(config=True)
+    chat_tokens = Integer(
+        32_000,
+        min=1,
+        help=later(
+            "Sends at most so many tokens of a conversation's earlier turns along; the oldest are "
+            "left out first."
+        ),
     ).tag(config=True)
     budget = _Amount(
         None, allow_none=True, help="Lets a cell spend no more than this, in your currency."
@@ -306,6 +317,7 @@ class DeepSeekMagics(Magics):
             return
         request = self.request(options, text, self._schema(options))
         cache = (options.cache or self.cache) and not options.fresh
+        terms = {**terms, "chat": options.chat, "chat_tokens": self.chat_tokens}
         if options.dry_run:
             self.workspace.preview(request, cache=cache, repair=self._repairs(options), **terms)
             return
@@ -459,12 +471,28 @@ def complete(context: CompletionContext) -> SimpleMatcherResult:
     line = context.line_with_cursor[: context.cursor_position].lstrip()
     token = context.token
     if line.startswith("%%deepseek "):
-        found = opts.complete(line.removeprefix("%%deepseek "), token)
+        chats = _chat_names() if _CHAT_NEXT.search(line) else []
+        found = opts.complete(line.removeprefix("%%deepseek "), token, chats)
     elif line.startswith("%deepseek "):
         found = _next_words(line.removeprefix("%deepseek "))
     else:
         found = []
     return {"completions": [SimpleCompletion(text) for text in found], "suppress": bool(found)}
+
+
+_CHAT_NEXT = re.compile(r"\s(?:-c|--chat)(?:=|\s+)\S*$")
+
+
+def _chat_names() -> list[str]:
+    """Give the names of the conversations of the notebook; none where nobody can tell."""
+    from IPython import get_ipython
+
+    try:
+        magics = find(get_ipython())
+        return [name for name in magics.workspace.session.talks.names() if name] if magics else []
+    except Exception as error:  # noqa: BLE001  # no key, no ledger: there is nothing to propose
+        LOG.info("the conversations are not known: %s", error)
+        return []
 
 
 def _next_words(line: str) -> list[str]:
@@ -476,6 +504,8 @@ def _next_words(line: str) -> list[str]:
             known = tuple(SUBCOMMANDS)
         case [name]:
             known = NEXT_WORDS.get(name, ())
+        case ["chat", "show" | "forget"]:
+            known = tuple(shlex.quote(chat) for chat in _chat_names() if chat)
         case _:
             known = ()
     return [word for word in known if word.startswith(begun)]

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InvalidOption, nearest, one_line
 from .wire import SHORT_NAMES, THINK_LEVELS, Think, amount
+from .words import later, t
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from decimal import Decimal
 
 OnEmpty = Literal["notice", "wait", "raise"]
@@ -43,6 +44,7 @@ class Options:
     out: str | None = None
     json: bool = False
     schema: str | None = None
+    chat: str | None = None
     code: bool = False
     cache: bool = False
     no_repair: bool = False
@@ -126,6 +128,29 @@ def _expression(name: str, text: str) -> str:
     return text.strip()
 
 
+CHAT_NAME = 80
+"""Characters of the name of a conversation."""
+
+
+def is_chat_name(text: str) -> bool:
+    """Tell whether *text* can name a conversation; an empty one is the notebook's own."""
+    return text.isprintable() and len(text) <= CHAT_NAME
+
+
+def _chat(name: str, text: str) -> str:
+    if not is_chat_name(text.strip()):
+        raise _refusal(
+            t(
+                "{name} takes the name of a conversation, of at most {most} characters on one "
+                'line, and not "{text}".',
+                name=name,
+                most=CHAT_NAME,
+                text=one_line(text, 40),
+            )
+        )
+    return text.strip()
+
+
 def _column(name: str, text: str) -> str:
     if not text.strip() or not text.isprintable():
         raise _refusal(f"{name} takes the name of a column, and not {one_line(repr(text), 40)}.")
@@ -147,7 +172,10 @@ def _amount(name: str, text: str) -> Decimal:
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """One option: *read* makes its value of the text, None for a flag."""
+    """One option: *read* makes its value of the text, None for a flag.
+
+    A *bare* one may stand without a text, which is an empty one then.
+    """
 
     names: tuple[str, ...]
     field: str
@@ -158,6 +186,7 @@ class _Option:
     is_text: bool = False
     each_only: bool = False
     repeats: bool = False
+    bare: bool = False
 
     @property
     def name(self) -> str:
@@ -174,6 +203,14 @@ _CLASHES = (
     (
         {"each", "cache"},
         "--each takes rows answered earlier from the ledger by itself; leave --cache out.",
+    ),
+    (
+        {"each", "chat"},
+        later(
+            "--chat goes not with --each: rows are asked beside each other, and none of them has "
+            "the answers before it. For one after the other, in a loop: session.ask(question, "
+            'chat="name").'
+        ),
     ),
     (
         {"each", "image"},
@@ -292,6 +329,17 @@ _OPTIONS = (
         "no_repair",
         "Fails at once where the answer is not the JSON asked for, and does not send it back once "
         "to be put right.",
+    ),
+    _Option(
+        ("-c", "--chat"),
+        "chat",
+        later(
+            "Goes on with the conversation NAME, or with the notebook's own: the turns before are "
+            "sent along. Running the cell again replaces its turn; those of other cells stay."
+        ),
+        "[NAME]",
+        _chat,
+        bare=True,
     ),
     _Option(
         ("--code",),
@@ -457,9 +505,10 @@ def _given(words: Iterable[str]) -> Iterator[tuple[_Option, str, str]]:
         if option.read is None and equals:
             raise _refusal(f'{name} takes no value, and "{one_line(text, 40)}" was given.')
         if option.read is not None and not equals:
-            if not left or _looks_like_option(left[0]):
+            missing = not left or _looks_like_option(left[0])
+            if missing and not option.bare:
                 raise _no_value(option, name, left[0] if left else "")
-            text = left.popleft()
+            text = "" if missing else left.popleft()
         yield option, name, text
         before = option
 
@@ -537,6 +586,9 @@ Examples
   %%deepseek --code --cache
   Write a function that draws the columns of this table. {{df}}
 
+  %%deepseek --chat plot
+  And the same with the axes swapped?
+
 An answer that broke off, or was cut at --max-tokens, goes on at the price of
 the rest: the button Continue below it, or %deepseek continue.
 
@@ -558,10 +610,11 @@ def _help_entry(option: _Option) -> str:
 # Completion
 
 
-def complete(line: str, token: str) -> list[str]:
+def complete(line: str, token: str, chats: Sequence[str] = ()) -> list[str]:
     """Give what *token*, the end of *line*, can become: an option or an option's value.
 
-    *line* reaches up to the cursor, with or without `%%deepseek` at its start.
+    *line* reaches up to the cursor, with or without `%%deepseek` at its start; *chats* are
+    the names of the conversations that there are.
     """
     before = line.removesuffix(token).removeprefix("%%deepseek")
     name, equals, begun = token.rpartition("=")
@@ -572,10 +625,17 @@ def complete(line: str, token: str) -> list[str]:
     words = before.split()
     if option := _find(name):
         start = f"{name}=" if equals else ""
-        return [f"{start}{choice}" for choice in option.choices if choice.startswith(begun)]
+        known = _choices(option, chats)
+        return [f"{start}{choice}" for choice in known if choice.startswith(begun)]
     if words and (option := _find(words[-1])) and option.read is not None:
-        return [choice for choice in option.choices if choice.startswith(token)]
+        found = [choice for choice in _choices(option, chats) if choice.startswith(token)]
+        if found or not option.bare:
+            return found
     return [name for name in _unused(words) if name.startswith(token or "--")]
+
+
+def _choices(option: _Option, chats: Sequence[str]) -> Sequence[str]:
+    return [shlex.quote(name) for name in chats] if option.field == "chat" else option.choices
 
 
 def _is_inside_quotes(text: str) -> bool:

@@ -138,15 +138,19 @@ def _texts(request: Request) -> Iterator[str]:
     yield request.model
 
 
-def key_refusal(request: Request, own: Key | None) -> DeepSeekError | None:
+def key_refusal(
+    request: Request, own: Key | None, *, answers_too: bool = True
+) -> DeepSeekError | None:
     """Refuse a text that would carry a key to the API, the ledger and the notebook.
 
     What the model itself has written is no secret to the API, whatever it looks like,
-    unless it holds the very key of the session.
+    unless it holds the very key of the session: so for the beginning of an answer and,
+    without *answers_too*, for the answers of a conversation.
     """
-    theirs = replace(request, messages=asked(request))
-    found = any(like_a_key(text, own) for text in _texts(theirs))
-    return key_found() if found or _holds(request.messages[-1].words, own) else None
+    theirs = [one for one in asked(request) if answers_too or one.role != "assistant"]
+    found = any(like_a_key(text, own) for text in _texts(replace(request, messages=(*theirs,))))
+    found = found or any(_holds(message.words, own) for message in request.messages)
+    return key_found() if found else None
 
 
 def asked(request: Request) -> tuple[Message, ...]:
@@ -226,12 +230,17 @@ CHECKS: tuple[Callable[[Request], str | None], ...] = (
 )
 
 
-def refusal(request: Request, own: Key | None = None) -> DeepSeekError | None:
-    """Give the first reason not to send *request*; None when it may go."""
+def refusal(
+    request: Request, own: Key | None = None, *, answers_too: bool = True
+) -> DeepSeekError | None:
+    """Give the first reason not to send *request*; None when it may go.
+
+    Without *answers_too*, answers of the model's in it may hold something like a key.
+    """
     for check in CHECKS:
         if reason := check(request):
             return InvalidOption(f"{reason}. Nothing was sent.")
-    return key_refusal(request, own)
+    return key_refusal(request, own, answers_too=answers_too)
 
 
 def remarks(request: Request) -> list[str]:

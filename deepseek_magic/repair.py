@@ -75,6 +75,18 @@ def is_repair(request: Request) -> bool:
     return follows and last.content.startswith(UNUSABLE)
 
 
+def asked_first(request: Request) -> Request:
+    """Give the question whose answer *request* asks to be put right; else *request* itself."""
+    if not is_repair(request):
+        return request
+    *before, last = request.messages
+    if last.content.endswith(EMPTY):
+        before = [*before, replace(last, content=last.content.removesuffix(f"\n\n{EMPTY}"))]
+    else:
+        before = before[:-1]
+    return replace(request, messages=tuple(before))
+
+
 # What came
 
 
@@ -83,10 +95,12 @@ class Reading:
 
     `paid` is the last of them that may have been billed, with its cost; None before one was.
     `name` is that of the question which a repair answers; "" before one is asked for.
+    `turn` is the place of the question in a conversation, None where it is in none.
     """
 
-    def __init__(self, schema: Schema | None = None) -> None:
+    def __init__(self, schema: Schema | None = None, turn: Any = None) -> None:
         self.schema = schema
+        self.turn = turn
         self.paid: Answer | None = None
         self.name = ""
 

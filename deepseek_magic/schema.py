@@ -201,11 +201,32 @@ def m004_questions(db: sqlite3.Connection) -> None:
     )
 
 
+def m005_conversations(db: sqlite3.Connection) -> None:
+    """Create the table of turns, a row for each place, and name the conversation of a call.
+
+    A row without a question holds the place of one that has no whole answer yet.
+    """
+    db.execute(
+        "CREATE TABLE turns (id INTEGER PRIMARY KEY, account TEXT NOT NULL,"
+        " notebook TEXT NOT NULL, chat TEXT NOT NULL, place TEXT NOT NULL, cell TEXT,"
+        " position INTEGER NOT NULL, since INTEGER NOT NULL, asking TEXT, question TEXT,"
+        " answer TEXT, model TEXT, tokens INTEGER, ended INTEGER)"
+    )
+    db.execute("CREATE UNIQUE INDEX turns_place ON turns (account, notebook, chat, place)")
+    db.execute("ALTER TABLE entries ADD COLUMN chat TEXT")
+    db.execute(
+        "CREATE INDEX entries_of_a_chat ON entries"
+        " (account, chat, notebook, sent, state, currency, cost, likely, low)"
+        " WHERE chat IS NOT NULL"
+    )
+
+
 STEPS: tuple[Step, ...] = (
     m001_entries_and_readings,
     m002_pending_cells,
     m003_ranges_reservations_and_sums,
     m004_questions,
+    m005_conversations,
 )
 """Each runs once, in order, and is remembered by its name. Append only."""
 
@@ -362,4 +383,40 @@ ANSWERED_WITH = f"SELECT *{_ANSWERED} AND answer IS NOT NULL ORDER BY ended"
 KEPT = (
     "SELECT * FROM entries WHERE account = ? AND ended >= ? AND request = ? AND state = 'done'"
     " AND answer IS NOT NULL ORDER BY ended DESC LIMIT 1"
+)
+
+# Conversations: a place is taken at the end, once, and holds the newest whole answer.
+
+
+_CHAT = "account = :account AND notebook = :notebook AND chat = :chat"
+TAKE_TURN = (
+    "INSERT INTO turns (account, notebook, chat, place, cell, position, since, asking)"
+    " SELECT :account, :notebook, :chat, :place, :cell,"
+    f" COALESCE((SELECT MAX(position) FROM turns WHERE {_CHAT}), 0) + 1, :at, :asking WHERE true"
+    " ON CONFLICT (account, notebook, chat, place) DO UPDATE SET asking = excluded.asking"
+)
+# A conversation that was forgotten meanwhile does not come back with a late answer.
+KEEP_TURN = (
+    "UPDATE turns SET question = :question, answer = :answer, model = :model, tokens = :tokens,"
+    f" ended = :at, asking = NULL WHERE {_CHAT} AND place = :place"
+)
+MOVE_TURN = (
+    "DELETE FROM turns WHERE account = :account AND notebook = :notebook AND cell = :cell"
+    " AND chat <> :chat"
+)
+TURNS = (
+    "SELECT turns.* FROM (SELECT 1) LEFT JOIN turns ON account = ? AND notebook = ?"
+    " ORDER BY chat, position"
+)
+"""All turns of a notebook; without any, one row of nothing: no row means that nobody knows."""
+FORGET_TURNS = f"DELETE FROM turns WHERE {_CHAT}"
+FORGET_TEXTS = (
+    "UPDATE entries SET request = NULL, answer = NULL, reasoning = NULL, question = NULL"
+    " WHERE account = :account AND notebook IS :of AND chat = :tag"
+)
+SPENT_IN_CHAT = (
+    "SELECT currency, SUM(COALESCE(cost, likely, low)),"
+    " SUM(COALESCE(cost, likely, low) IS NULL) FROM entries"
+    " WHERE account = ? AND notebook IS ? AND chat = ? AND sent >= ?"
+    f" AND state NOT IN {('sent', *FREE)} GROUP BY currency"
 )

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from . import continuation, limits, preflight, prices, schemas
 from .books import Books
+from .chats import HISTORY_TOKENS, Chat, Chats, NextTurn, Turn
 from .clearance import Admitted, Clearance, Terms, estimate_at
 from .client import DEEPSEEK, Client, Model
 from .elements import clock_time, money
@@ -157,6 +158,7 @@ class Session:
         self._purse: Purse | None = None
         self._clearance: Clearance | None = None
         self._books: Books | None = None
+        self._chats: Chats | None = None
         self._swept = False
         self._closed = False
         self.day_limit = day_limit
@@ -198,6 +200,8 @@ class Session:
         cache: bool = False,
         schema: object = None,
         repair: bool = True,
+        chat: str | NextTurn | None = None,
+        chat_tokens: int = HISTORY_TOKENS,
         **settings: Any,
     ) -> Generator[Answer]:
         """Ask *prompt* and give the growing answer; the last one has its cost.
@@ -221,10 +225,16 @@ class Session:
         back once, to be put right, within the same *budget*: a note says so, the text then
         grows anew, and the last answer has the cost of both. With *repair* False that is
         not done.
+
+        With *chat* it goes on with the conversation of that name, "" for the notebook's
+        own: the turns before it, up to *chat_tokens* of the newest, are sent along, and it
+        becomes one when its answer is whole. The turn stands in the place of its *cell*, and
+        takes that of an earlier one; without a cell it is added at the end.
         """
         form = None if schema is None else schemas.schema_of(schema)
         request = self._request(prompt, {**settings, "schema": form, "repair": repair})
-        reading = Reading(form)
+        turn = self._turn(request, chat, cell=cell, tokens=chat_tokens)
+        request, reading = request if turn is None else turn.request, Reading(form, turn)
         asking = self._admitted(
             *(request, cell, Terms(_cap(budget), anyway), reading),
             before=None,
@@ -270,7 +280,7 @@ class Session:
         before = continuation.beginning(self._broken() if begun is None else begun)
         request = continuation.rest_of(before, max_tokens)
         form = before.schema if schema is None else schemas.schema_of(schema)
-        terms, reading = Terms(_cap(budget), anyway), Reading(form)
+        terms, reading = Terms(_cap(budget), anyway), Reading(form, before.turn)
         return self._admitted(
             request, cell, terms, reading, before=before, repair=repair, off_peak=off_peak
         )
@@ -288,7 +298,10 @@ class Session:
 
         It is read from the ledger, also after a restart, where that keeps texts.
         """
-        return continuation.broken_of(self._entries())
+        found = continuation.broken_of(self._entries())
+        if found is None or found.request is None:
+            return found
+        return replace(found, turn=self.talks.asked(found.request))
 
     def is_under_way(self, begun: Answer) -> bool:
         """Tell whether a kernel of this notebook goes on with *begun*, or has done so."""
@@ -314,8 +327,10 @@ class Session:
     ) -> Generator[Answer]:
         """Ask *request*, which goes on from what was *before*, and read what comes."""
         client = self.client
-        if refusal := preflight.refusal(request, client.key):
+        if refusal := preflight.refusal(request, client.key, answers_too=reading.turn is None):
             raise refusal
+        if reading.turn is not None and before is None:
+            self.talks.take(reading.turn)
         # A repair that has gone on was the one that there is.
         repairs = repair and request.json and not is_repair(continuation.question_of(request))
         ask = self._repaired if repairs else self._answers
@@ -328,7 +343,7 @@ class Session:
         if (known := self.cached(request)) is not None:
             known, error = reading.read(request, known)
             if error is None:
-                yield known
+                yield self._in_chat(reading.turn, known)
                 return
         answer = Answer()
         for answer in asking:
@@ -358,10 +373,52 @@ class Session:
         """Make the request of a question; a schema goes into its system message."""
         settings = dict(settings)
         schema = settings.pop("schema", None)
+        chat, cell = settings.pop("chat", None), settings.pop("cell", None)
+        tokens = settings.pop("chat_tokens", HISTORY_TOKENS)
         preflight.READERS["json"]("repair", settings.pop("repair", True))
         if not isinstance(prompt, Request):
             prompt = preflight.request_of(prompt, **settings)
-        return with_form(prompt, None if schema is None else schemas.schema_of(schema))
+        request = with_form(prompt, None if schema is None else schemas.schema_of(schema))
+        turn = self._turn(request, chat, cell=cell, tokens=tokens)
+        return request if turn is None else turn.request
+
+    # -- conversations --------------------------------------------------------------
+
+    @property
+    def talks(self) -> Chats:
+        """The conversations of this notebook; made on first use, as it needs the key."""
+        with self._lock:
+            if self._chats is None:
+                self._chats = Chats(self.ledger, self.account, self.notebook, self._clock)
+            return self._chats
+
+    def chats(self) -> list[Chat]:
+        """Give the conversations of this notebook in figures, the one used last first."""
+        return self.talks.chats()
+
+    def chat(self, name: str = "") -> list[Turn]:
+        """Give the turns of a conversation in the order in which they are sent along."""
+        return self.talks.turns(name)
+
+    def forget_chat(self, name: str = "") -> int:
+        """Forget a conversation, and give the number of its turns.
+
+        What was asked and answered in it goes from the ledger too; what that cost stays.
+        """
+        return self.talks.forget(name)
+
+    def _turn(
+        self, request: Request, chat: str | NextTurn | None, *, cell: str | None, tokens: int
+    ) -> NextTurn | None:
+        """Give *request* its history; with one that was given already, it is in *request*."""
+        if isinstance(chat, NextTurn):
+            return replace(chat, request=request)
+        if chat is None:
+            return None
+        return self.talks.next_turn(request, chat, cell=cell, bound=tokens)
+
+    def _in_chat(self, turn: NextTurn | None, answer: Answer) -> Answer:
+        return answer if turn is None else self.talks.keep(turn, answer)
 
     def _repaired(
         self,
@@ -388,7 +445,9 @@ class Session:
         again, reading.paid = repair_of(question, first, problems), None
         reading.name = name_of(question)
         try:
-            if refusal := preflight.refusal(again, client.key):
+            if preflight.like_a_key(first.text, client.key):
+                raise preflight.key_found()
+            if refusal := preflight.refusal(again, client.key, answers_too=reading.turn is None):
                 raise refusal
             yield asked_again(first, wrong)
             asked = client, again, cell, terms, reading
@@ -451,7 +510,11 @@ class Session:
         """Send *request* once; *answer* is what comes, and with what was *before* the whole."""
         began = time.monotonic()
         answer = Answer(
-            model=request.model, currency=self.currency, request=request, schema=reading.schema
+            model=request.model,
+            currency=self.currency,
+            request=request,
+            schema=reading.schema,
+            turn=reading.turn,
         )
         state: State = "interrupted"
         error: DeepSeekError | None = None
@@ -460,7 +523,7 @@ class Session:
             if answer.currency is None:
                 self._look_for_currency()
             going = self.clearance.admit(
-                request, terms, lambda sent, at: self._asked(sent, cell, at, reading.name)
+                request, terms, lambda sent, at: self._asked(sent, cell, at, reading)
             )
             with closing(client.stream(going.call.request, idle=self.timeout)) as pieces:
                 for piece in pieces:
@@ -489,7 +552,8 @@ class Session:
             reading.paid = _whole(before, answer)
         if error is not None:
             raise self.with_facts(error, _in_all(before, answer, state, error))
-        yield _whole(before, self._with_earlier_try(ended, answer))
+        answer = _whole(before, self._with_earlier_try(ended, answer))
+        yield self._in_chat(reading.turn, answer)
 
     def map(
         self,
@@ -632,7 +696,7 @@ class Session:
                     error.args = (beside(str(error), known),)
         return error
 
-    def _asked(self, request: Request, cell: str | None, at: datetime, name: str = "") -> Asked:
+    def _asked(self, request: Request, cell: str | None, at: datetime, reading: Reading) -> Asked:
         return Asked(
             at=at,
             account=self.account,
@@ -642,7 +706,8 @@ class Session:
             notebook=self.notebook,
             cell=cell,
             request=as_sent(request),
-            question=name or name_of(request),
+            question=reading.name or name_of(request),
+            chat=None if reading.turn is None else self.talks.tag(reading.turn.chat),
         )
 
     def _note_end(
@@ -827,7 +892,8 @@ class Session:
         Only the balance may be read for it. Needs the account's key.
         """
         request, cap = self._request(prompt, settings), _cap(budget)
-        if refusal := preflight.refusal(request, self.client.key):
+        in_chat = settings.get("chat") is not None or request.goes_on
+        if refusal := preflight.refusal(request, self.client.key, answers_too=not in_chat):
             raise refusal
         return self.clearance.preview(request, cap)
 
@@ -1021,6 +1087,8 @@ class Session:
                 self._purse.close()
             if self._books is not None:
                 self._books.close()
+            if self._chats is not None:
+                self._chats.close()
             if self._client is not None:
                 self._client.close()
         finally:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .account import Account
+    from .chats import NextTurn
     from .limits import Cap
     from .notices import Notices, Patience
     from .pending import Place
@@ -44,7 +45,7 @@ class Asking:
     """What one cell asks, through all its tries; *ends* bounds how long it waits.
 
     *request* is the question, None where there is one for each row of some data. *begun*
-    is the unfinished answer that goes on.
+    is the unfinished answer that goes on, and *turn* the place in a conversation.
     """
 
     request: Request | None
@@ -56,6 +57,7 @@ class Asking:
     waited: bool = False
     ends: float | None = None
     begun: Unfinished | None = None
+    turn: NextTurn | None = None
 
     @property
     def is_elsewhere(self) -> bool:

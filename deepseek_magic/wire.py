@@ -399,7 +399,7 @@ class Answer:
     *parsed* is what the text says, where JSON was asked for: an instance of the schema's
     model, else the JSON; *schema* is what reads it. *request* is the question that it
     answers, which is what it takes to go on with it. Where it has gone on, *rest* is
-    what the last call alone brought and cost.
+    what the last call alone brought and cost. *turn* is its place in a conversation.
     """
 
     text: str = ""
@@ -417,6 +417,7 @@ class Answer:
     schema: Any = field(default=None, repr=False, compare=False)
     request: Request | None = field(default=None, repr=False, compare=False)
     rest: Answer | None = field(default=None, repr=False, compare=False)
+    turn: Any = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text

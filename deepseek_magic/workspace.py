@@ -6,8 +6,10 @@ magics' business.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
+from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import date, datetime, timedelta
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from . import continuation, failures, limits, preflight, prices, render
 from .account import Account, Keeping
+from .chats import HISTORY_TOKENS
 from .elements import at_least, clock_time, counted, duration
 from .errors import (
     BadRequest,
@@ -37,6 +40,7 @@ from .unfinished import DEAD, ELSEWHERE, Unfinished, UnfinishedAnswers
 from .view import view_for
 from .waits import Asking, Waits
 from .wire import Answer
+from .words import t
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -108,6 +112,8 @@ class Workspace:
         self._problem_told: str | None = None
         self._closing = threading.Event()
         self._clock = clock
+        self._asked_in = Counter[tuple[str, str]]()
+        """How many questions of conversations were asked in the run of a cell."""
 
     @property
     def session(self) -> Session:
@@ -131,6 +137,8 @@ class Workspace:
         cache: bool = False,
         fresh: bool = False,
         begun: Unfinished | None = None,
+        chat: str | None = None,
+        chat_tokens: int = HISTORY_TOKENS,
     ) -> Answer:
         """Send *request* and show the answer in the cell that is running.
 
@@ -142,12 +150,15 @@ class Workspace:
         cell waits for the cheaper hours. *schema* and *repair* are those of
         `Session.stream` too. An answer that was paid for while no page showed it is shown,
         and not bought again, unless *fresh*; with *cache* one of any earlier time. With
-        *begun*, the answer goes on from there.
+        *begun*, the answer goes on from there. *chat* names the conversation that it
+        belongs to, whose turns go along up to *chat_tokens*.
         """
-        if refusal := preflight.refusal(request, self.session.client.key):
+        key, anew = self.session.client.key, begun is None
+        if refusal := preflight.refusal(request, key, answers_too=anew):
             raise refusal
         asking = self._asking(request, text, on_empty, budget, row, anyway=anyway)
         asking.begun = begun
+        request = self._in_chat(request, chat, asking, chat_tokens)
         cell, place = asking.cell, asking.place
         page = cell.session if cell else ""
         if begun is not None:
@@ -189,6 +200,39 @@ class Workspace:
             self._view(asking.cell).end(begun.answer, line, stamp)
         self.unfinished.done(begun)
         raise InvalidOption(ELSEWHERE)
+
+    def _in_chat(
+        self, request: Request, chat: str | None, asking: Asking, chat_tokens: int
+    ) -> Request:
+        """Give *request* the history of *chat*, and its place there: that of its cell."""
+        if chat is None or asking.begun is not None:
+            return request
+        cell, place = asking.cell, asking.place.cell
+        alone = place is not None and (cell is None or _is_all(cell) or cell.id != place)
+        asking.turn = self.session.talks.next_turn(
+            request,
+            chat,
+            cell=place if alone else self._nth_place(asking),
+            bound=chat_tokens,
+            moves=alone,
+        )
+        asking.request = asking.turn.request
+        return asking.turn.request
+
+    def _nth_place(self, asking: Asking) -> str | None:
+        """Give a place to one of several questions of a cell: that of its number.
+
+        A job's cells have no ids; there it is the number among cells with the same words,
+        so that the job has the same conversation each time. None is a new one at the end.
+        """
+        cell, place = asking.cell, asking.place.cell
+        if cell is None or (place is None and cell.attended):
+            return None
+        run = "" if place is None else str(cell.parent["header"].get("date"))
+        name = place or hashlib.sha256(asking.place.text.encode("utf-8", "replace")).hexdigest()
+        self._asked_in[run, name] += 1
+        number = self._asked_in[run, name]
+        return name if number == 1 else f"{name}#{number}"
 
     def begun(self, row: Pending | None = None) -> Unfinished | None:
         """Give the unfinished answer that the run of now, or *row*, goes on with; None if none."""
@@ -284,20 +328,32 @@ class Workspace:
         off_peak: bool = False,
         cache: bool = False,
         repair: bool = False,
+        chat: str | None = None,
+        chat_tokens: int = HISTORY_TOKENS,
     ) -> None:
         """Show what *request* would cost and what the checks would say; send nothing of it."""
         from . import dry_run
 
-        session, at = self.session, self._clock()
+        session, at, turn = self.session, self._clock(), None
         self._set_up(session)
         remarks = list(self._would_wait(at)) if off_peak else []
         remarks += [MAY_COME] if request.json and repair else []
         try:
+            if chat is not None:
+                cell = current_cell(self.shell)
+                turn = session.talks.next_turn(
+                    request, chat, cell=cell.id if cell else None, bound=chat_tokens
+                )
+                request = turn.request
+                remarks += turn.notes
             if cache and (known := session.cached(request)) is not None and known.asked:
                 when = f"{known.asked.astimezone():%Y-%m-%d %H:%M}"
                 remarks.append(f"It was answered at {when}: --cache shows that, for nothing.")
-            preview = session.preview(request, budget=_cap(budget))
+            in_chat = {} if turn is None else {"chat": turn}
+            preview = session.preview(request, budget=_cap(budget), **in_chat)
         except NoKey:
+            if chat is not None:
+                remarks.append(t("Without a key its conversation is not known, nor counted here."))
             estimates = self._estimates(request)
             shown = dry_run.without_account(request, estimates, at, remarks=remarks)
         else:
@@ -433,6 +489,8 @@ class Workspace:
             "schema": schema,
             "repair": repair,
         }
+        if asking.turn is not None:
+            terms["chat"] = asking.turn
         if asking.begun is not None:
             return self.session.resume_stream(asking.begun.answer, **terms)
         return self.session.stream(request, cache=cache, **terms)

@@ -19,6 +19,7 @@ PACKAGE = Path(deepseek_magic.__file__).parent
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 LAYERS = (
+    ("words",),
     ("code_blocks", "json_text"),
     (
         *("figures", "errors", "wire", "store", "schema", "processes", "evidence", "markdown"),
@@ -35,7 +36,7 @@ LAYERS = (
         *("purse", "tables", "limits", "records", "chart", "async_client", "templates"),
         "last_error",
     ),
-    ("clearance", "books", "progress", "shares"),
+    ("clearance", "books", "progress", "shares", "chats"),
     ("survey",),
     ("tally",),
     ("allowance",),
@@ -44,7 +45,7 @@ LAYERS = (
     ("partition",),
     ("cluster",),
     ("session",),
-    ("render", "pending", "spending", "dry_run"),
+    ("render", "pending", "spending", "dry_run", "chat_view"),
     ("rows",),
     ("view", "row_view", "rerun", "account"),
     ("waiting",),
@@ -58,7 +59,7 @@ LAYERS = (
     ("magics",),
     ("__init__",),
 )
-FIRST_WITH_A_NOTEBOOK = 15
+FIRST_WITH_A_NOTEBOOK = 16
 NOTEBOOK = {"IPython", "ipywidgets", "traitlets", "ipykernel", "jupyter_client"}
 API_LIBRARIES = {"openai", "httpx", "httpx2"}
 LATE = {

@@ -238,12 +238,13 @@ def test_the_examples_of_the_help_are_right() -> None:
 
     options = [parse(line) for line in lines]
 
-    assert len(options) == 7
+    assert len(options) == 8
     assert options[2].each == "reviews"
     assert options[3].dry_run
     assert options[4].json
     assert options[5].image == ("fig", "photos/site.jpg")
     assert options[6].code
+    assert options[7].chat == "plot"
 
 
 @pytest.mark.parametrize(
@@ -275,7 +276,7 @@ def test_tab_after_a_dash_offers_all_options() -> None:
     offered = complete("%%deepseek -", "-")
 
     assert {"-m", "--model", "--help", "--stop"} <= set(offered)
-    assert len(offered) == len(set(offered)) == 31
+    assert len(offered) == len(set(offered)) == 33
 
 
 def test_reading_and_filling_in_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
