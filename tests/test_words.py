@@ -69,7 +69,8 @@ def texts(module: str) -> Iterator[str]:
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             for place in TRANSLATED.get(node.func.id, ()):
-                yield from constants(node.args[place])
+                if place < len(node.args):  # else they are `later`'s
+                    yield from constants(node.args[place])
 
 
 def constants(node: ast.expr) -> Iterator[str]:
