@@ -193,7 +193,10 @@ def _bound(preview: Preview) -> _Bound | None:
 
 
 def _what(request: Request, guess: Estimate, bound: _Bound | None) -> Iterator[tuple[str, str]]:
-    yield t("Model"), listed([one_line(request.model, 100), _thinking(request)])
+    yield (
+        t("Model"),
+        t("{first}, {second}", first=one_line(request.model, 100), second=_thinking(request)),
+    )
     yield t("Settings"), listed(list(_settings(request, guess, bound)))
     yield t("Pictures"), _pictures(request)
 
@@ -244,7 +247,10 @@ def _settings(request: Request, guess: Estimate, bound: _Bound | None) -> Iterat
 def _reckoned(guess: Estimate, bound: _Bound | None) -> Iterator[tuple[str, str]]:
     tokens = guess.tokens_in
     how = t("counted, with what the API adds") if tokens.exact else t("estimated")
-    yield t("Tokens in"), listed([_about(tokens.low, tokens.likely, tokens.high), how])
+    yield (
+        t("Tokens in"),
+        t("{first}, {second}", first=_about(tokens.low, tokens.likely, tokens.high), second=how),
+    )
     yield t("Tokens out"), _tokens_out(guess, bound)
     yield (
         t("Reckoned"),
@@ -581,9 +587,10 @@ def _html(sheet: _Sheet) -> Markup:
 
 def _text(sheet: _Sheet) -> str:
     first, between, last = _chosen(sheet.messages)
+    head = f"{sheet.lead}{sentences(sheet.rest, t(NOTHING_SENT))}"
     return "\n".join(
         [
-            f"{sheet.lead}{sentences(sheet.rest, t(NOTHING_SENT))} ({sheet.verdict.badge})",
+            t("{head} ({state})", head=head, state=sheet.verdict.badge),
             aligned(sheet.rows),
             *cheaper_lines(sheet.steps),
             t("What would be sent:"),
