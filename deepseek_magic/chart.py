@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .elements import QUIET, Markup, Shown, el, money, one_line, outer
 from .wire import EXACT
+from .words import listed, t
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +34,11 @@ def span(low: Decimal, high: Decimal, currency: str | None) -> str:
     """Write an amount that lies between *low* and *high*, rounded outwards."""
     if low == high:
         return money(low, currency)
-    return f"{money(low, None, rounding=ROUND_DOWN)} to {money(high, currency, rounding=ROUND_UP)}"
+    return t(
+        "{low} to {high}",
+        low=money(low, None, rounding=ROUND_DOWN),
+        high=money(high, currency, rounding=ROUND_UP),
+    )
 
 
 # Each has a contrast of 3 or more on white and on black pages, and differs from the others also
@@ -126,16 +131,16 @@ def _named(found: Sequence[tuple[date, Mapping[str, Any]]]) -> dict[str | None, 
     models = sorted(sums, key=lambda model: sums[model], reverse=True)
     own = models if len(models) <= len(_TONES) else models[: len(_TONES) - 1]
     return {
-        model: one_line(model or "unknown model", 40)
+        model: one_line(model or t("unknown model"), 40)
         if model in own
-        else f"{len(models) - len(own)} other models"
+        else t("{n} other models", n=len(models) - len(own))
         for model in models
     }
 
 
 def _drawn(spent: _Days) -> Shown:
     top = max(spent.most)
-    head = f"Spent per day, at most {money(top, spent.currency)}"
+    head = t("Spent per day, at most {money}", money=money(top, spent.currency))
     legend = _legend(spent)
     width = f"max-width:{min(max(2.4 * len(spent.days), 17), 36):.4g}em"
     line = "border-bottom:1px solid rgba(128,128,128,.7)"
@@ -153,8 +158,8 @@ def _drawn(spent: _Days) -> Shown:
                 head,
                 *_text_bars(spent, top),
                 "─" * (2 * len(spent.days) - 1),
-                f"{spent.days[0]} to {spent.days[-1]}",
-                ", ".join(words for _, words in legend),
+                t("{first} to {last}", first=spent.days[0], last=spent.days[-1]),
+                listed([words for _, words in legend]),
             ]
         ),
     )
@@ -169,7 +174,8 @@ def _legend(spent: _Days) -> list[tuple[str | None, str]]:
         if sums[name]
     ]
     if more := sum(spent.more, _NONE):
-        words = f"up to {money(more, spent.currency, rounding=ROUND_UP)} more, not known exactly"
+        most = money(more, spent.currency, rounding=ROUND_UP)
+        words = t("up to {money} more, not known exactly", money=most)
         said.append((None, words))
     return said
 
@@ -202,10 +208,13 @@ def _bars(spent: _Days, top: Decimal) -> Markup:
     """Draw the bars: text stands around them, since a page may be wide or narrow."""
     total = sum(spent.least, _NONE)
     dearest = max(spent.days, key=lambda day: spent.most[spent.days.index(day)])
-    label = (
-        f"Spent from {spent.days[0]} to {spent.days[-1]}: "
-        f"{span(total, total + sum(spent.more, _NONE), spent.currency)}, most of it on {dearest}: "
-        f"{money(top, spent.currency)}"
+    label = t(
+        "Spent from {first} to {last}: {sum}, most of it on {dearest}: {most}",
+        first=spent.days[0],
+        last=spent.days[-1],
+        sum=span(total, total + sum(spent.more, _NONE), spent.currency),
+        dearest=dearest,
+        most=money(top, spent.currency),
     )
     return el(
         "svg",
@@ -288,7 +297,8 @@ def line(days: Mapping[date, Decimal], currency: str | None, today: date) -> Sho
     top = max(spent)
     if top <= 0:
         return Shown("", "")
-    words = f"the last {LINE_DAYS} days, at most {money(top, currency)} a day"
+    most = money(top, currency)
+    words = t("the last {n} days, at most {money} a day", n=LINE_DAYS, money=most)
     with localcontext(EXACT):
         blocks = "".join(_EIGHTHS[1 + _eighths(amount, top, 7)] for amount in spent)
         drawn = _line(spent, top, words)
@@ -319,5 +329,5 @@ def _line(spent: Sequence[Decimal], top: Decimal, words: str) -> Markup:
         height="28",
         viewBox="0 0 160 28",
         role="img",
-        **{"aria-label": f"Spent per day: {words}"},
+        **{"aria-label": t("Spent per day: {words}", words=words)},
     )

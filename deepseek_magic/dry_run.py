@@ -23,8 +23,9 @@ from .elements import (
     cheaper,
     cheaper_lines,
     clock_time,
-    counted,
     el,
+    in_characters,
+    in_pictures,
     money,
     one_line,
     outer,
@@ -35,6 +36,7 @@ from .estimate import LONGEST
 from .markdown import to_terminal
 from .preflight import remarks as ignored_settings
 from .prices import BEIJING, band, next_change
+from .words import later, listed, sentences, t, tn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -114,13 +116,13 @@ def shown(
             rest=rest,
             verdict=verdict,
             rows=[
-                ("Check", verdict.text if verdict.text != verdict.badge else ""),
+                (t("Check"), verdict.text if verdict.text != verdict.badge else ""),
                 *_what(request, guess, bound),
                 *_reckoned(guess, bound),
                 *_by_currency(known),
-                ("Price", _price_to_set(guess.model, preview.currency, known)),
+                (t("Price"), _price_to_set(guess.model, preview.currency, known)),
                 *_hours(preview.band, preview.changes, at),
-                ("Then", _then(preview, bound)),
+                (t("Then"), _then(preview, bound)),
                 *_money_rows(preview, at),
                 *_notes(request, remarks),
             ],
@@ -148,14 +150,14 @@ def without_account(
         _Sheet(
             lead=lead,
             rest=rest,
-            verdict=_Verdict("no key is set", "", _GREY),
+            verdict=_Verdict(t("no key is set"), "", _GREY),
             rows=[
                 *_what(request, known[0], None),
                 *_reckoned(known[0], None),
                 *_by_currency(known),
-                ("Price", _price_to_set(request.model, None, known)),
+                (t("Price"), _price_to_set(request.model, None, known)),
                 *_hours(band(at), changes, at),
-                ("Balance", "No key is set, so the balance is not known: %deepseek login"),
+                (t("Balance"), t("No key is set, so the balance is not known: %deepseek login")),
                 *_notes(request, remarks),
             ],
             steps=(),
@@ -173,7 +175,7 @@ class _Bound:
 
     tokens: int
     most: Decimal
-    name: str
+    of_day: bool
 
 
 def _bound(preview: Preview) -> _Bound | None:
@@ -187,35 +189,45 @@ def _bound(preview: Preview) -> _Bound | None:
     if tokens is None or tokens >= preview.estimate.longest or not known:
         return None
     of_day = budget is None or (day is not None and day < budget)
-    return _Bound(tokens, min(known), "the day's limit" if of_day else "the budget")
+    return _Bound(tokens, min(known), of_day)
 
 
 def _what(request: Request, guess: Estimate, bound: _Bound | None) -> Iterator[tuple[str, str]]:
-    yield "Model", f"{one_line(request.model, 100)}, {_thinking(request)}"
-    yield "Settings", ", ".join(_settings(request, guess, bound))
-    yield "Pictures", _pictures(request)
+    yield (
+        t("Model"),
+        t("{first}, {second}", first=one_line(request.model, 100), second=_thinking(request)),
+    )
+    yield t("Settings"), listed(list(_settings(request, guess, bound)))
+    yield t("Pictures"), _pictures(request)
 
 
 def _thinking(request: Request) -> str:
     if not request.thinks:
-        return "no thinking"
-    return f"thinking {request.think}" if request.think else "thinking as the API sets it"
+        return t("no thinking")
+    if request.think:
+        return t("thinking {level}", level=request.think)
+    return t("thinking as the API sets it")
 
 
 def _pictures(request: Request) -> str:
     """Tell what each picture is; a row without words is left out."""
     shown = [one_line(image.summary, 100) for image in request.images[:_IMAGES]]
     more = len(request.images) - len(shown)
-    return "; ".join(shown) + (f"; and {more} more" if more else "")
+    return "; ".join([*shown, t("and {n} more", n=more)] if more else shown)
 
 
 def _settings(request: Request, guess: Estimate, bound: _Bound | None) -> Iterator[str]:
     if bound is not None:
-        yield f"max_tokens {bound.tokens:,} (set by {bound.name})"
+        yield t(
+            "max_tokens {n:,} (set by the day's limit)"
+            if bound.of_day
+            else "max_tokens {n:,} (set by the budget)",
+            n=bound.tokens,
+        )
     elif request.max_tokens is not None and guess.longest < LONGEST:
         yield f"max_tokens {guess.longest:,}"
     else:
-        yield "no max_tokens"
+        yield t("no max_tokens")
     for name in ("temperature", "top_p"):
         if (value := getattr(request, name)) is not None:
             yield f"{name} {value:g}"
@@ -224,28 +236,49 @@ def _settings(request: Request, guess: Estimate, bound: _Bound | None) -> Iterat
     if request.stop:
         stops = [one_line(repr(stop), 40) for stop in request.stop[:_STOPS]]
         more = len(request.stop) - len(stops)
-        yield f"stop at {' or '.join(stops)}" + (f" and {more} more" if more else "")
+        at = t(" or ").join(stops)
+        yield (
+            t("stop at {stops} and {n} more", stops=at, n=more)
+            if more
+            else t("stop at {stops}", stops=at)
+        )
 
 
 def _reckoned(guess: Estimate, bound: _Bound | None) -> Iterator[tuple[str, str]]:
     tokens = guess.tokens_in
-    how = "counted, with what the API adds" if tokens.exact else "estimated"
-    yield "Tokens in", f"{_about(tokens.low, tokens.likely, tokens.high)}, {how}"
-    yield "Tokens out", _tokens_out(guess, bound)
-    ends = "" if bound is None else f"; {bound.name} ends it at {bound.tokens:,}"
-    yield "Reckoned", guess.reason + ends
+    how = t("counted, with what the API adds") if tokens.exact else t("estimated")
+    yield (
+        t("Tokens in"),
+        t("{first}, {second}", first=_about(tokens.low, tokens.likely, tokens.high), second=how),
+    )
+    yield t("Tokens out"), _tokens_out(guess, bound)
+    yield (
+        t("Reckoned"),
+        guess.reason
+        if bound is None
+        else t(
+            "{reason}; the day's limit ends it at {n:,}"
+            if bound.of_day
+            else "{reason}; the budget ends it at {n:,}",
+            reason=guess.reason,
+            n=bound.tokens,
+        ),
+    )
 
 
 def _tokens_out(guess: Estimate, bound: _Bound | None) -> str:
     longest = guess.longest if bound is None else bound.tokens
     if guess.tokens_out is None or guess.likely_out is None:
-        return f"unknown, at most {longest:,}"
+        return t("unknown, at most {n:,}", n=longest)
     low, high = (min(number, longest) for number in guess.tokens_out)
-    return f"{_about(low, min(guess.likely_out, longest), high)}, at most {longest:,}"
+    likely = _about(low, min(guess.likely_out, longest), high)
+    return t("{likely}, at most {n:,}", likely=likely, n=longest)
 
 
 def _about(low: int, likely: int, high: int) -> str:
-    return f"{likely:,}" if low == high else f"about {likely:,} ({low:,} to {high:,})"
+    if low == high:
+        return f"{likely:,}"
+    return t("about {likely:,} ({low:,} to {high:,})", likely=likely, low=low, high=high)
 
 
 # What it would cost
@@ -258,18 +291,25 @@ def _headline(
     costs = [cost for guess in known if (cost := _cost(guess, bound)) is not None]
     if not costs:
         return _no_cost(known, preview)
-    lead = " or ".join(cost for cost, _ in costs)
-    rest = costs[0][1] if len(costs) == 1 else ""
+    lead = t("Would cost {costs}", costs=t(" or ").join(cost for cost, _ in costs))
     if any(guess.cost is not None and guess.cost.likely is None for guess in known):
-        rest = ": no answer of this kind is known yet"
-    return f"Would cost {lead}", f"{rest}."
+        return lead, t(": no answer of this kind is known yet.")
+    return lead, t("{rest}.", rest=costs[0][1] if len(costs) == 1 else "")
 
 
 def _no_cost(known: Sequence[Estimate], preview: Preview | None) -> tuple[str, str]:
     if not known:
-        return "Cost unknown", ": the account's currency could not be read."
-    currency = f" in {one_line(preview.currency, 20)}" if preview and preview.currency else ""
-    return "Unpriced", f": the price of {one_line(known[0].model, 60)!r}{currency} is not known."
+        return t("Cost unknown"), t(": the account's currency could not be read.")
+    model = one_line(known[0].model, 60)
+    if preview and preview.currency:
+        text = t(
+            ": the price of {model!r} in {currency} is not known.",
+            model=model,
+            currency=one_line(preview.currency, 20),
+        )
+    else:
+        text = t(": the price of {model!r} is not known.", model=model)
+    return t("Unpriced"), text
 
 
 def _cost(guess: Estimate, bound: _Bound | None) -> tuple[str, str] | None:
@@ -280,40 +320,53 @@ def _cost(guess: Estimate, bound: _Bound | None) -> tuple[str, str] | None:
     most = worst if bound is None else min(worst, bound.most)
     low, high = at_least(usual.low, None), money(min(usual.high, most), None, rounding=ROUND_UP)
     if usual.likely is None:
-        return f"between {low} and {money(most, guess.currency, rounding=ROUND_UP)}", ""
-    span = f" ({low} to {high})" if low != high else ""
-    likely = money(usual.likely, guess.currency)
-    return f"about {likely}", f"{span}, at most {money(most, None, rounding=ROUND_UP)}"
+        dearest = money(most, guess.currency, rounding=ROUND_UP)
+        return t("between {low} and {high}", low=low, high=dearest), ""
+    likely = t("about {likely}", likely=money(usual.likely, guess.currency))
+    bound_to = money(most, None, rounding=ROUND_UP)
+    if low == high:
+        return likely, t(", at most {most}", most=bound_to)
+    return likely, t(" ({low} to {high}), at most {most}", low=low, high=high, most=bound_to)
 
 
 def _by_currency(known: Sequence[Estimate]) -> Iterator[tuple[str, str]]:
     """Tell the whole range of each currency, where there are several."""
     for guess in known if len(known) > 1 else ():
         if (cost := _cost(guess, None)) is not None:
-            yield f"In {one_line(guess.currency or 'unknown', 20)}", "".join(cost)
+            currency = one_line(guess.currency or t("unknown"), 20)
+            yield t("In {currency}", currency=currency), "".join(cost)
 
 
 def _price_to_set(model: str, currency: str | None, known: Sequence[Estimate]) -> str:
     if not known or any(guess.price is not None for guess in known):
         return ""
     names = f"{one_line(model, 60)} {one_line(currency or 'CNY', 20)}"
-    return f"not known; set it: %deepseek prices --set {names} HIT MISS OUT"
+    return t("not known; set it: %deepseek prices --set {names} HIT MISS OUT", names=names)
 
 
 # When
 
 
 def _hours(hours: Band, changes: datetime, at: datetime) -> Iterator[tuple[str, str]]:
-    yield "Hours", f"{hours} until {clock_time(changes, at)}{_in_beijing(changes)}"
+    until = f"{clock_time(changes, at)}{_in_beijing(changes)}"
+    yield t("Hours"), t("{hours} until {time}", hours=t(hours), time=until)
 
 
 def _in_beijing(moment: datetime) -> str:
     """Give the time in Beijing beside that of the reader, the day where it is another."""
     here, there = moment.astimezone(), moment.astimezone(BEIJING)
     if here.utcoffset() == there.utcoffset():
-        return ", Beijing time"
-    day = "" if here.date() == there.date() else f"{there:%a} "
-    return f" ({day}{there:%H:%M} in Beijing)"
+        return t(", Beijing time")
+    clock = f"{there:%H:%M}"
+    if here.date() == there.date():
+        return t(" ({time} in Beijing)", time=clock)
+    return t(" ({day} {time} in Beijing)", day=t(_DAYS[there.weekday()]), time=clock)
+
+
+_DAYS = (
+    *(later("Mon"), later("Tue"), later("Wed"), later("Thu"), later("Fri")),
+    *(later("Sat"), later("Sun")),
+)
 
 
 def _then(preview: Preview, bound: _Bound | None) -> str:
@@ -321,12 +374,17 @@ def _then(preview: Preview, bound: _Bound | None) -> str:
     name = "off-peak" if preview.band == "peak" else "peak"
     mine, its = preview.estimate.price, preview.other.price
     if mine is not None and its is not None and _figures(mine) == _figures(its):
-        return f"{name}, at the same price"
+        return t("{hours}, at the same price", hours=t(name))
     cost = _cost(preview.other, bound)
     if cost is None:
         return ""
-    soon = "; the most above is reckoned with it, as a long answer may reach these hours"
-    return f"{name}: {''.join(cost)}{soon if _reaches(preview) else ''}"
+    said = t("{hours}: {cost}", hours=t(name), cost="".join(cost))
+    if not _reaches(preview):
+        return said
+    return t(
+        "{said}; the most above is reckoned with it, as a long answer may reach these hours",
+        said=said,
+    )
 
 
 def _reaches(preview: Preview) -> bool:
@@ -346,21 +404,23 @@ def _figures(price: Price) -> tuple[Decimal, Decimal, Decimal]:
 def _verdict(preview: Preview, *, anyway: bool) -> _Verdict:
     refusal, empty = preview.refusal, _empty(preview.balance)
     if refusal is not None and not anyway:
-        return _Verdict("would not be sent", one_line(str(refusal)), _RED)
-    text = "would be sent"
+        return _Verdict(t("would not be sent"), one_line(str(refusal)), _RED)
+    text = t("would be sent")
     if refusal is not None:
-        text = f"would be sent, as --anyway passes over this: {one_line(str(refusal))}"
+        why = one_line(str(refusal))
+        text = t("would be sent, as --anyway passes over this: {why}", why=why)
     if empty:
-        return _Verdict("would probably be refused", f"{text.rstrip('.')}. {empty}", _RED)
-    return _Verdict("would be sent", text, _GREEN)
+        both = t("{said}. {more}", said=text.rstrip(".。"), more=empty)
+        return _Verdict(t("would probably be refused"), both, _RED)
+    return _Verdict(t("would be sent"), text, _GREEN)
 
 
 def _empty(balance: Balance | None) -> str:
     """Say why DeepSeek will probably refuse; "" where nothing is known to stand against it."""
     if balance is not None and balance.effective == 0:
-        return "DeepSeek will probably refuse it, for the account is empty; that costs nothing."
+        return t("DeepSeek will probably refuse it, for the account is empty; that costs nothing.")
     if balance is not None and balance.available is False:
-        return (
+        return t(
             "DeepSeek will probably refuse it, for the account is not available for requests; "
             "that costs nothing."
         )
@@ -368,16 +428,18 @@ def _empty(balance: Balance | None) -> str:
 
 
 def _money_rows(preview: Preview, at: datetime) -> Iterator[tuple[str, str]]:
-    yield "Balance", _balance(preview, at)
+    yield t("Balance"), _balance(preview, at)
     if preview.budget is not None:
-        yield "Budget", f"{_left(preview.budget, preview.currency)} left"
+        left = _left(preview.budget, preview.currency)
+        yield t("Budget"), t("{money} left", money=left)
     if preview.day_limit is None:
         return
     whole = money(preview.day_limit, preview.currency)
     if preview.day_left is None:
-        yield "Today", f"of {whole} an unknown part is left"
+        yield t("Today"), t("of {money} an unknown part is left", money=whole)
     else:
-        yield "Today", f"{_left(preview.day_left, None)} of {whole} left"
+        left = _left(preview.day_left, None)
+        yield t("Today"), t("{left} of {all} left", left=left, all=whole)
 
 
 def _left(value: Decimal, currency: str | None) -> str:
@@ -387,9 +449,10 @@ def _left(value: Decimal, currency: str | None) -> str:
 def _balance(preview: Preview, at: datetime) -> str:
     balance = preview.balance
     if balance is None or balance.effective is None:
-        return "unknown"
-    read = f", read at {clock_time(balance.read_at, at)}" if balance.read_at else ""
-    left = f"{at_least(balance.effective, balance.currency)} left{read}"
+        return t("unknown")
+    left = t("{money} left", money=at_least(balance.effective, balance.currency))
+    if balance.read_at:
+        left = t("{left}, read at {time}", left=left, time=clock_time(balance.read_at, at))
     return left + (_covers(preview.covers) if balance.effective else "")
 
 
@@ -398,15 +461,18 @@ def _covers(number: int | None) -> str:
     if number is None:
         return ""
     if number == 0:
-        return "; not enough for one question like this"
+        return t("; not enough for one question like this")
     unit = 10 ** max(len(str(number)) - 2, 0)
-    about = "about " if number > 1 else ""
-    return f"; covers {about}{counted(number // unit * unit, 'question')} like this"
+    return tn(
+        number // unit * unit,
+        "; covers {n:,} question like this",
+        "; covers about {n:,} questions like this",
+    )
 
 
 def _notes(request: Request, remarks: Sequence[str]) -> Iterator[tuple[str, str]]:
     for remark in dict.fromkeys((*ignored_settings(request), *remarks)):
-        yield "Note", remark
+        yield t("Note"), remark
 
 
 # Messages
@@ -433,19 +499,21 @@ def _cut(text: str) -> tuple[str, str, str]:
         return _visible(text), "", ""
     head = "".join(text[:HEAD].splitlines(keepends=True)[:HEAD_LINES])
     tail = "".join(text[-TAIL:].splitlines(keepends=True)[-TAIL_LINES:])
-    left_out = counted(len(text) - len(head) - len(tail), "character")
-    words = f"[… {left_out} in between not shown here; they would be sent …]"
+    words = t(
+        "[… {characters} in between not shown here; they would be sent …]",
+        characters=in_characters(len(text) - len(head) - len(tail)),
+    )
     return _visible(head).rstrip("\n"), words, _visible(tail)
 
 
 def _size(message: Message) -> str:
     lines = len(message.content.splitlines())
-    parts = [counted(len(message.content), "character")]
+    parts = [in_characters(len(message.content))]
     if lines > 1:
-        parts.append(counted(lines, "line"))
+        parts.append(t("{n:,} lines", n=lines))
     if message.images:
-        parts.append(counted(len(message.images), "picture"))
-    return ", ".join(parts)
+        parts.append(in_pictures(len(message.images)))
+    return listed(parts)
 
 
 def _chosen(messages: Sequence[Message]) -> tuple[Sequence[Message], str, Sequence[Message]]:
@@ -453,10 +521,11 @@ def _chosen(messages: Sequence[Message]) -> tuple[Sequence[Message], str, Sequen
     between = messages[FIRST:-LAST] if len(messages) > FIRST + LAST else ()
     if not between:
         return messages, "", ()
-    characters = counted(sum(len(message.content) for message in between), "character")
-    words = (
-        f"[… {counted(len(between), 'message')} in between, with {characters}, not shown here; "
-        "they would be sent …]"
+    words = tn(
+        len(between),
+        "[… {n:,} message in between, with {characters}, not shown here; they would be sent …]",
+        "[… {n:,} messages in between, with {characters}, not shown here; they would be sent …]",
+        characters=in_characters(sum(len(message.content) for message in between)),
     )
     return messages[:FIRST], words, messages[-LAST:]
 
@@ -492,7 +561,7 @@ def _written(sheet: _Sheet) -> Shown:
     return Shown(html=_html(sheet), text=_text(sheet))
 
 
-NOTHING_SENT = "Nothing was sent."
+NOTHING_SENT = later("Nothing was sent.")
 
 
 def _html(sheet: _Sheet) -> Markup:
@@ -504,12 +573,12 @@ def _html(sheet: _Sheet) -> Markup:
             "line-height:1.6",
             el("span", "font-size:1.15em;font-weight:600", sheet.lead),
             f"{sheet.rest} ",
-            f"{NOTHING_SENT} ",
+            f"{t(NOTHING_SENT)} ",
             el("span", f"{BADGE};background:{sheet.verdict.colour}", sheet.verdict.badge),
         ),
         pairs((name, with_code(value)) for name, value in sheet.rows),
         cheaper(sheet.steps),
-        el("div", "margin:.5em 0 .1em", "What would be sent:"),
+        el("div", "margin:.5em 0 .1em", t("What would be sent:")),
         *(_folded(message) for message in first),
         *([el("div", f"{_LEFT_OUT};margin:.2em 0", between)] if between else ()),
         *(_folded(message) for message in last),
@@ -518,12 +587,13 @@ def _html(sheet: _Sheet) -> Markup:
 
 def _text(sheet: _Sheet) -> str:
     first, between, last = _chosen(sheet.messages)
+    head = f"{sheet.lead}{sentences(sheet.rest, t(NOTHING_SENT))}"
     return "\n".join(
         [
-            f"{sheet.lead}{sheet.rest} {NOTHING_SENT} ({sheet.verdict.badge})",
+            t("{head} ({state})", head=head, state=sheet.verdict.badge),
             aligned(sheet.rows),
             *cheaper_lines(sheet.steps),
-            "What would be sent:",
+            t("What would be sent:"),
             *(_plain(message) for message in first),
             *([between] if between else ()),
             *(_plain(message) for message in last),

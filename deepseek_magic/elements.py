@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from .markdown import to_terminal
 from .wire import EXACT
+from .words import later, t, tn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,7 +40,7 @@ def money(value: Decimal | None, currency: str | None, *, rounding: str = ROUND_
     A positive amount never reads 0.00; None is "unknown".
     """
     if value is None:
-        return "unknown"
+        return t("unknown")
     size = value.copy_abs()
     if size >= 1 or not size:
         places = 2
@@ -59,19 +61,23 @@ def at_least(value: Decimal | None, currency: str | None) -> str:
 
 
 MINUTE = 60
-_UNITS = ((86400, "d", 3600, "h"), (3600, "h", MINUTE, "min"), (MINUTE, "min", 1, "s"))
+_UNITS = (
+    (86400, 3600, later("{n} d"), later("{n} d {rest} h")),
+    (3600, MINUTE, later("{n} h"), later("{n} h {rest} min")),
+    (MINUTE, 1, later("{n} min"), later("{n} min {rest} s")),
+)
 
 
 def duration(seconds: float) -> str:
     """Write a length of time in its two largest units: "3.2 s", "4 min 10 s", "2 h 5 min"."""
     if (exact := round(max(seconds, 0), 1)) < 10:
-        return f"{exact:.1f} s"
+        return t("{n} s", n=f"{exact:.1f}")
     whole = round(seconds)
-    for size, name, below, small in _UNITS:
+    for size, below, alone, both in _UNITS:
         if whole >= size:
             rest = whole % size // below
-            return f"{whole // size} {name}" + (f" {rest} {small}" if rest else "")
-    return f"{whole} s"
+            return t(both if rest else alone, n=whole // size, rest=rest)
+    return t("{n} s", n=whole)
 
 
 def moment(at: datetime) -> str:
@@ -82,25 +88,57 @@ def moment(at: datetime) -> str:
 def clock_time(at: datetime, now: datetime) -> str:
     """Write the reader's time of day, with the day where it is not that of *now*."""
     local, today = at.astimezone(), now.astimezone().date()
-    names = {-1: "yesterday ", 0: "", 1: "tomorrow "}
-    day = names.get((local.date() - today).days, f"{local:%Y-%m-%d} ")
-    return f"{day}{local:%H:%M}"
+    names = {-1: t("yesterday {time}"), 0: "{time}", 1: t("tomorrow {time}")}
+    form = names.get((local.date() - today).days, f"{local:%Y-%m-%d} {{time}}")
+    return form.format(time=f"{local:%H:%M}")
 
 
 def week_time(at: datetime, now: datetime) -> str:
     """Write the reader's time of day, with the day of the week where it is not that of *now*."""
     local, today = at.astimezone(), now.astimezone().date()
-    return f"{local:%H:%M}" if local.date() == today else f"{local:%A %H:%M}"
+    clock = f"{local:%H:%M}"
+    return clock if local.date() == today else f"{t(_DAYS[local.weekday()])} {clock}"
+
+
+_DAYS = (
+    *(later("Monday"), later("Tuesday"), later("Wednesday"), later("Thursday")),
+    *(later("Friday"), later("Saturday"), later("Sunday")),
+)
 
 
 def count(number: int | None) -> str:
     """Write a number with its thousands apart; None is "unknown"."""
-    return "unknown" if number is None else f"{number:,}"
+    return t("unknown") if number is None else f"{number:,}"
 
 
 def counted(number: int, word: str) -> str:
     """Write a number of things: "1 day", "2 days"."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def in_tokens(number: int) -> str:
+    """Write a number of tokens: "1 token", "2,000 tokens"."""
+    return tn(number, "{n:,} token", "{n:,} tokens")
+
+
+def in_characters(number: int) -> str:
+    """Write a number of characters."""
+    return tn(number, "{n:,} character", "{n:,} characters")
+
+
+def in_pictures(number: int) -> str:
+    """Write a number of pictures."""
+    return tn(number, "{n:,} picture", "{n:,} pictures")
+
+
+def in_days(number: int) -> str:
+    """Write a number of days."""
+    return tn(number, "{n:,} day", "{n:,} days")
+
+
+def in_rows(number: int) -> str:
+    """Write a number of rows."""
+    return tn(number, "{n:,} row", "{n:,} rows")
 
 
 def one_line(text: str, limit: int = 500) -> str:
@@ -203,19 +241,30 @@ def cheaper(steps: Sequence[str]) -> Markup:
     if not steps:
         return Markup()
     items = (el("li", "", with_code(step)) for step in steps)
-    return el("div", "margin:.5em 0 .1em", "Cheaper:", el("ul", LIST, *items))
+    return el("div", "margin:.5em 0 .1em", t("Cheaper:"), el("ul", LIST, *items))
 
 
 def cheaper_lines(steps: Sequence[str]) -> list[str]:
     """Write the same as lines of text."""
-    return [*(["Cheaper:"] if steps else ()), *(f"- {one_line(step)}" for step in steps)]
+    return [*([t("Cheaper:")] if steps else ()), *(f"- {one_line(step)}" for step in steps)]
 
 
 def aligned(rows: Iterable[tuple[str, str]]) -> str:
     """Write names and values as lines of text."""
     kept = [(one_line(name, 30), value) for name, value in rows if value]
-    width = max((len(name) for name, _ in kept), default=0)
-    return "\n".join(f"{name:<{width}}  {one_line(value)}" for name, value in kept)
+    width = max((columns(name) for name, _ in kept), default=0)
+    return "\n".join(f"{padded(name, width)}  {one_line(value)}" for name, value in kept)
+
+
+def columns(text: str) -> int:
+    """Tell how many columns a *text* takes where each letter has one, and a Chinese one two."""
+    return sum(1 + (unicodedata.east_asian_width(char) in {"W", "F"}) for char in text)
+
+
+def padded(text: str, width: int, *, left: bool = False) -> str:
+    """Fill *text* up to *width* columns; with *left* from the left."""
+    gap = " " * (width - columns(text))
+    return gap + text if left else text + gap
 
 
 # A static output, and the widgets below it

@@ -18,6 +18,7 @@ from .elements import Shown
 from .errors import DeepSeekError, OverLimit
 from .pending import PendingCells, Place
 from .rerun import Rerun, Turns, current_cell
+from .words import later, t
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("deepseek_magic")
 
 ONE_QUESTION = re.compile(r"\s*(%%[^\n]*\n\s*)*%%deepseek\b|\s*%deepseek\s+continue\b[^\n]*\s*\Z")
-GONE = "Nothing of that waits any more, so nothing was sent. The list of now: %deepseek pending"
+GONE = later(
+    "Nothing of that waits any more, so nothing was sent. The list of now: %deepseek pending"
+)
 JUST_NOW = timedelta(seconds=5)
 
 
@@ -122,8 +125,10 @@ class Notices:
         attended = cell is not None and cell.attended
         known = self._known()
         notice = render.Notice(
-            what=f"DeepSeek refused this cell's request: its account is out of money "
-            f"({type(error).__name__}).",
+            what=t(
+                "DeepSeek refused this cell's request: its account is out of money ({error}).",
+                error=type(error).__name__,
+            ),
             at=datetime.now(UTC),
             balance=known,
             likely_cost=None,
@@ -266,7 +271,7 @@ class Notices:
             waiting = {row.id for row in pending.rows()}
             names = [f"#{row.id}" for row in chosen if row.id in waiting]
             if not names:
-                return GONE
+                return t(GONE)
             again = Rerun(
                 self._shell, cell, silent=lambda: None, code=f"%deepseek rerun {' '.join(names)}"
             )
@@ -293,7 +298,7 @@ class Notices:
         over: OverLimit | None = None
         for row in others:
             if row.text is not None:
-                self.take_down(row.cell, "Asked again by %deepseek rerun")
+                self.take_down(row.cell, t("Asked again by %deepseek rerun"))
                 try:
                     run_here(row)
                 except OverLimit as error:

@@ -9,6 +9,7 @@ from decimal import ROUND_DOWN, Decimal, localcontext
 from typing import TYPE_CHECKING, Literal
 
 from .wire import EXACT
+from .words import t
 
 if TYPE_CHECKING:
     from .entries import Spending
@@ -124,9 +125,16 @@ def warning(
     amount = f"{left.quantize(Decimal('0.01'), ROUND_DOWN, context=EXACT):,} {currency}"
     if due == "short" and lasting is not None:
         minutes = max(round(lasting / timedelta(minutes=1)), 1)
-        return (
-            f"{amount} is left: about {minutes} minutes at the rate of the last hour. "
-            "Top up, or ask less: %deepseek balance"
+        return t(
+            "{money} is left: about {minutes} minutes at the rate of the last hour. "
+            "Top up, or ask less: %deepseek balance",
+            money=amount,
+            minutes=minutes,
         )
-    below = f", which is under {mark} {currency}" if mark is not None else ""
-    return f"{amount} is left{below}. Top up: %deepseek balance"
+    if mark is None:
+        return t("{money} is left. Top up: %deepseek balance", money=amount)
+    return t(
+        "{money} is left, which is under {mark}. Top up: %deepseek balance",
+        money=amount,
+        mark=f"{mark} {currency}",
+    )

@@ -23,9 +23,10 @@ from .elements import (
     clock_time,
     companion,
     count,
-    counted,
     duration,
     el,
+    in_days,
+    in_tokens,
     joined,
     link,
     moment,
@@ -37,6 +38,7 @@ from .elements import (
     while_alive,
 )
 from .markdown import to_terminal
+from .words import language, later, listed, sentences, t, tn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -134,7 +136,7 @@ _COLOURS: Mapping[State, str] = MappingProxyType(
 
 def _top_up(address: str) -> Markup:
     """Make a link to the top-up page."""
-    return link("Top up", address, _LINK)
+    return link(t("Top up"), address, _LINK)
 
 
 # The quiet line
@@ -142,9 +144,9 @@ def _top_up(address: str) -> Markup:
 
 _ENDINGS = MappingProxyType(
     {
-        "content_filter": "stopped by the content filter",
-        "insufficient_system_resource": "broken off: DeepSeek was short of resources",
-        "tool_calls": "stopped to call a tool",
+        "content_filter": later("stopped by the content filter"),
+        "insufficient_system_resource": later("broken off: DeepSeek was short of resources"),
+        "tool_calls": later("stopped to call a tool"),
     }
 )
 
@@ -155,44 +157,59 @@ def _ending(answer: Answer) -> str | None:
     if reason == "stop":
         return None
     if reason is None:
-        return "unfinished"
+        return t("unfinished")
+    if reason == "length" and answer.text:
+        return t("cut at max_tokens")
     if reason == "length":
-        return "cut at max_tokens" + ("" if answer.text else " before the answer began")
-    return _ENDINGS.get(reason, f"ended with {one_line(reason, 60)!r}")
+        return t("cut at max_tokens before the answer began")
+    if reason in _ENDINGS:
+        return t(_ENDINGS[reason])
+    return t("ended with {reason!r}", reason=one_line(reason, 60))
 
 
 def _tokens(usage: Usage) -> list[str]:
     cached = usage.prompt_cache_hit_tokens
     thought = usage.reasoning_tokens
+    tokens_in, tokens_out = count(usage.prompt_tokens), count(usage.completion_tokens)
     return [
-        f"{count(usage.prompt_tokens)} in" + (f" ({cached:,} cached)" if cached else ""),
-        f"{count(usage.completion_tokens)} out" + (f" ({thought:,} thinking)" if thought else ""),
+        t("{n} in ({cached:,} cached)", n=tokens_in, cached=cached)
+        if cached
+        else t("{n} in", n=tokens_in),
+        t("{n} out ({thought:,} thinking)", n=tokens_out, thought=thought)
+        if thought
+        else t("{n} out", n=tokens_out),
     ]
 
 
 def _price_paid(answer: Answer, band: str | None) -> str:
     if answer.cost is not None:
-        return money(answer.cost, answer.currency) + (f" {band}" if band else "")
+        return money(answer.cost, answer.currency) + (f" {t(band)}" if band else "")
     span, currency = answer.cost_range, answer.currency
     if span is None:
-        return "cost unknown" if answer.usage is None else "unpriced"
+        return t("cost unknown") if answer.usage is None else t("unpriced")
     if answer.usage is not None:
-        return f"{chart.span(span.low, span.high, currency)}, as the hours changed meanwhile"
-    likely = f"about {money(span.likely, currency)}, " if span.likely else ""
-    return f"may be billed: {likely}{money(span.high, currency, rounding=ROUND_UP)} at most"
+        costs = chart.span(span.low, span.high, currency)
+        return t("{costs}, as the hours changed meanwhile", costs=costs)
+    most = money(span.high, currency, rounding=ROUND_UP)
+    if not span.likely:
+        return t("may be billed: {most} at most", most=most)
+    likely = money(span.likely, currency)
+    return t("may be billed: about {likely}, {most} at most", likely=likely, most=most)
 
 
 def _in_all(answer: Answer) -> str:
     """Tell what an answer that has gone on has cost in all its parts."""
     span, currency = answer.cost_range, answer.currency
     if answer.cost is not None:
-        return f"{money(answer.cost, currency)} in all"
+        return t("{cost} in all", cost=money(answer.cost, currency))
     if span is None:
-        return "cost in all unknown"
-    high = money(span.high, currency, rounding=ROUND_UP)
+        return t("cost in all unknown")
+    most = money(span.high, currency, rounding=ROUND_UP)
     if span.likely is None:
-        return f"in all at least {money(span.low, currency)}, {high} at most"
-    return f"in all about {money(span.likely, currency)}, {high} at most"
+        low = money(span.low, currency)
+        return t("in all at least {low}, {most} at most", low=low, most=most)
+    likely = money(span.likely, currency)
+    return t("in all about {likely}, {most} at most", likely=likely, most=most)
 
 
 def quiet_line(
@@ -211,19 +228,21 @@ def quiet_line(
     figures of the rest, and what all cost.
     """
     if answer.asked is not None:
-        at = f"asked {answer.asked.astimezone():%Y-%m-%d %H:%M}"
-        model = one_line(answer.model or "unknown model", 60)
-        return f"{model} · {at} · from the ledger, nothing was sent now"
+        at = t("asked {time}", time=f"{answer.asked.astimezone():%Y-%m-%d %H:%M}")
+        model = one_line(answer.model or t("unknown model"), 60)
+        return f"{model} · {at} · {t('from the ledger, nothing was sent now')}"
     last = answer.rest or answer
     parts = [
         ending,
-        one_line(answer.model or "unknown model", 60),
+        one_line(answer.model or t("unknown model"), 60),
         None if ending and answer.finish_reason is None else _ending(answer),
         *(_tokens(last.usage) if last.usage else ()),
-        _price_paid(last, band) + (" for the rest" if answer.rest else ""),
+        t("{cost} for the rest", cost=_price_paid(last, band))
+        if answer.rest
+        else _price_paid(last, band),
         _in_all(answer) if answer.rest else None,
         None if last.seconds is None else duration(last.seconds),
-        None if left is None else f"{at_least(left, answer.currency)} left",
+        None if left is None else t("{money} left", money=at_least(left, answer.currency)),
         place,
         answer.note,
     ]
@@ -264,7 +283,9 @@ def reasoning_html(reasoning: str, usage: Usage | None = None) -> str:
     if not reasoning:
         return ""
     tokens = usage.reasoning_tokens if usage else None
-    summary = f"Thought for {counted(tokens, 'token')}" if tokens else "Reasoning"
+    summary = t("Reasoning")
+    if tokens:
+        summary = t("Thought for {tokens}", tokens=in_tokens(tokens))
     return el(
         "details",
         "margin:0 0 .6em",
@@ -279,7 +300,7 @@ def reasoning_html(reasoning: str, usage: Usage | None = None) -> str:
 
 def waiting_shown(note: str = "") -> Shown:
     """Show that nothing has come back yet; *note* says what is waited for instead of an answer."""
-    line = one_line(note) or "Waiting for DeepSeek…"
+    line = one_line(note) or t("Waiting for DeepSeek…")
     return Shown(html=outer(QUIET, line), text=line)
 
 
@@ -290,7 +311,7 @@ def thinking_shown(reasoning: str, seconds: float) -> Shown:
     """Show that the model is still thinking, and its last words."""
     if not reasoning:
         return waiting_shown()
-    head = f"Thinking… {seconds:.0f} s"
+    head = t("Thinking… {seconds:.0f} s", seconds=seconds)
     tail = one_line(reasoning[-600:], 600)
     tail = tail if len(tail) <= _TAIL else "…" + tail[1 - _TAIL :]
     return Shown(
@@ -311,27 +332,36 @@ def notice_shown(notice: Notice) -> Shown:
         _way(notice),
     )
     style = f"{BOX};border-left-color:{_COLOURS['empty']}"
-    place = f"Top up at {one_line(notice.top_up_url)}"
-    if notice.own_limit:
-        place = one_line(notice.unknown) or (BUDGET if notice.again else "Raise the limit")
-    then = GOES_ON if notice.goes_on else "run this cell again."
-    against = " Or send it all the same: add --anyway." if notice.unsent else ""
+    against = t("Or send it all the same: add --anyway.") if notice.unsent else ""
     return Shown(
-        html=companion(style, *content, dead=GONE) if notice.buttons else outer(style, *content),
+        html=companion(style, *content, dead=t(GONE)) if notice.buttons else outer(style, *content),
         text="\n".join(
             [
                 one_line(notice.what),
                 aligned(rows),
                 *cheaper_lines(notice.steps),
-                f"{place}{': ' if place == BUDGET else ', then '}{then}{against}",
+                sentences(_step(notice), against),
             ]
         ),
     )
 
 
-BUDGET = "Each run has its budget anew, and pays for the missing rows alone"
+def _step(notice: Notice) -> str:
+    """Say as text what to do."""
+    then = t(GOES_ON) if notice.goes_on else t("run this cell again.")
+    if not notice.own_limit:
+        address = one_line(notice.top_up_url)
+        return t("Top up at {address}, then {then}", address=address, then=then)
+    if notice.unknown:
+        return t("{first}, then {then}", first=one_line(notice.unknown), then=then)
+    if notice.again:
+        return t("{first}: {then}", first=t(BUDGET), then=then)
+    return t("Raise the limit, then {then}", then=then)
 
-GONE = (
+
+BUDGET = later("Each run has its budget anew, and pays for the missing rows alone")
+
+GONE = later(
     "The buttons that stood below are gone: they last no longer than their kernel. "
     "Instead of them: %load_ext deepseek_magic, then %deepseek rerun"
 )
@@ -339,61 +369,74 @@ GONE = (
 
 def top_up_shown(address: str) -> Shown:
     """Show where to top up, above a wait for it."""
-    words = "then this goes on. Interrupting it ends the waiting."
+    words = t("then this goes on. Interrupting it ends the waiting.")
+    place = one_line(address)
     return Shown(
         html=outer(_SMALL_GAP, _top_up(address), f" {words}"),
-        text=f"Top up at {one_line(address)}, {words}",
+        text=t("Top up at {address}, {then}", address=place, then=words),
     )
 
 
-GOES_ON = "this cell goes on by itself. Interrupting it ends the waiting."
+GOES_ON = later("this cell goes on by itself. Interrupting it ends the waiting.")
 
 
 def _way(notice: Notice) -> Markup:
     """Say what to do; of the buttons only while there are any."""
     goes_on = notice.own_limit and notice.again and not notice.unknown
-    limit = f"{BUDGET}:" if goes_on else f"{notice.unknown or 'Raise the limit'}, then"
-    first = limit if notice.own_limit else joined([_top_up(notice.top_up_url), " then"])
-    before = " “Re-run cell” runs it as it was sent; with a new --budget, run it by hand."
-    effects = " (the whole cell runs again, with all its effects)" if notice.ordinary else ""
-    click = f"click “Re-run cell” below{effects}, or "
-    waits = " “Re-run when topped up” waits for the money and then does it by itself."
-    against = " “Send anyway” asks no check this one time."
+    first = _first(notice, goes_on=goes_on)
     if notice.goes_on:
-        return el("div", "margin:.7em 0 .2em", first, f" {GOES_ON}")
+        return el("div", "margin:.7em 0 .2em", first, " ", t(GOES_ON))
+    said = [(notice.waits, t(_WAITS)), (notice.own_limit and not goes_on, t(_BEFORE))]
+    alive = [words for holds, words in [*said, (notice.unsent, t(_AGAINST))] if holds]
+    gap = " " if language() == "en" else ""
     return el(
         "div",
         "margin:.7em 0 .2em",
         first,
         " ",
-        *([while_alive(click)] if notice.buttons else ()),
-        "run this cell again.",
-        *([while_alive(waits)] if notice.buttons and notice.waits else ()),
-        *([while_alive(before)] if notice.buttons and notice.own_limit and not goes_on else ()),
-        *([while_alive(against)] if notice.buttons and notice.unsent else ()),
-        *([" Or add --anyway to send it all the same."] if notice.unsent else ()),
+        *([while_alive(t(_EFFECTS if notice.ordinary else _CLICK))] if notice.buttons else ()),
+        t("run this cell again."),
+        *((while_alive(gap + words) for words in alive) if notice.buttons else ()),
+        *([gap + t("Or add --anyway to send it all the same.")] if notice.unsent else ()),
     )
+
+
+_CLICK = later("click “Re-run cell” below, or ")
+_EFFECTS = later("click “Re-run cell” below (the whole cell runs again, with all its effects), or ")
+_WAITS = later("“Re-run when topped up” waits for the money and then does it by itself.")
+_BEFORE = later("“Re-run cell” runs it as it was sent; with a new --budget, run it by hand.")
+_AGAINST = later("“Send anyway” asks no check this one time.")
+
+
+def _first(notice: Notice, *, goes_on: bool) -> str:
+    """Say what comes before the cell is run again."""
+    if not notice.own_limit:
+        return joined([_top_up(notice.top_up_url), t(" then")])
+    if goes_on:
+        return t("{first}:", first=t(BUDGET))
+    return t("{first}, then", first=notice.unknown or t("Raise the limit"))
 
 
 def _notice_rows(notice: Notice) -> list[tuple[str, str]]:
     cost, kept = notice.likely_cost, notice.kept
-    likely = "not known yet" if cost is None else usual_cost(cost, notice.currency)
+    likely = t("not known yet") if cost is None else usual_cost(cost, notice.currency)
     if notice.rows is not None and cost is not None and cost.low == cost.high:
-        likely = f"about {money(cost.high, notice.currency)} for the rows that are left"
+        left = money(cost.high, notice.currency)
+        likely = t("about {money} for the rows that are left", money=left)
     return [
-        ("When", moment(notice.at)),
+        (t("When"), moment(notice.at)),
         *(
-            _balance_rows(notice.balance, "Balance")
+            _balance_rows(notice.balance, t("Balance"))
             if notice.balance or not notice.ordinary
             else ()
         ),
-        ("Note", "" if notice.own_limit or notice.unsent else _contradiction(notice.balance)),
-        ("Today", notice.today),
-        ("Rows", _rows(notice.rows)),
-        ("Likely cost", "" if notice.ordinary else likely),
-        ("Kept", kept or ""),
-        ("Billed", _billed(notice)),
-        ("Ledger", notice.problem),
+        (t("Note"), "" if notice.own_limit or notice.unsent else _contradiction(notice.balance)),
+        (t("Today"), notice.today),
+        (t("Rows"), _rows(notice.rows)),
+        (t("Likely cost"), "" if notice.ordinary else likely),
+        (t("Kept"), kept or ""),
+        (t("Billed"), _billed(notice)),
+        (t("Ledger"), notice.problem),
     ]
 
 
@@ -401,22 +444,26 @@ def _rows(rows: tuple[int, int] | None) -> str:
     if rows is None:
         return ""
     done, whole = rows
-    are = "is" if whole - done == 1 else "are"
-    kept = ", which is kept" if done else ""
-    return f"{done:,} of {whole:,} have their answer{kept}; {whole - done:,} {are} left"
+    if done:
+        have = t("{done:,} of {all:,} have their answer, which is kept", done=done, all=whole)
+    else:
+        have = t("{done:,} of {all:,} have their answer", done=done, all=whole)
+    left = tn(whole - done, "{n:,} is left", "{n:,} are left")
+    return t("{have}; {left}", have=have, left=left)
 
 
 def _billed(notice: Notice) -> str:
     if notice.kept or notice.ordinary or notice.rows is not None:
         return ""
-    return "nothing: it was not sent" if notice.unsent else "nothing for this question"
+    return t("nothing: it was not sent") if notice.unsent else t("nothing for this question")
 
 
 def usual_cost(cost: CostRange, currency: str | None) -> str:
     """Write what a question usually costs: likely so much, and between which bounds."""
     if cost.likely is None:
-        return f"not known yet; at least {money(cost.low, currency)}"
-    return f"about {money(cost.likely, currency)} ({chart.span(cost.low, cost.high, currency)})"
+        return t("not known yet; at least {money}", money=money(cost.low, currency))
+    costs = chart.span(cost.low, cost.high, currency)
+    return t("about {likely} ({costs})", likely=money(cost.likely, currency), costs=costs)
 
 
 def _contradiction(balance: Balance | None) -> str:
@@ -428,14 +475,16 @@ def _contradiction(balance: Balance | None) -> str:
     if not balance.effective:
         return ""
     if balance.available is False:
-        return "There is money, but DeepSeek says it is not available for requests."
-    return "There is money, but not enough for this, or spent already: the figure lags by minutes."
+        return t("There is money, but DeepSeek says it is not available for requests.")
+    return t(
+        "There is money, but not enough for this, or spent already: the figure lags by minutes."
+    )
 
 
 def _balance_rows(balance: Balance | None, name: str) -> list[tuple[str, str]]:
     """Tell the amounts of every currency, the account's own first."""
     if balance is None or not balance.infos:
-        return [(name, "unknown")]
+        return [(name, t("unknown"))]
     infos = sorted(balance.infos.values(), key=lambda info: info.currency != balance.currency)
     names = [name] if len(infos) == 1 else [f"{name} {info.currency}" for info in infos]
     return [(label, _amounts(info)) for label, info in zip(names, infos, strict=True)]
@@ -446,7 +495,12 @@ def _amounts(info: BalanceInfo) -> str:
     if info.granted is None and info.topped_up is None:
         return total
     granted, topped_up = at_least(info.granted, None), at_least(info.topped_up, None)
-    return f"{total} (granted {granted}, topped up {topped_up})"
+    return t(
+        "{total} (granted {granted}, topped up {topped_up})",
+        total=total,
+        granted=granted,
+        topped_up=topped_up,
+    )
 
 
 # Waiting for a top-up
@@ -456,10 +510,10 @@ def look_line(look: Look) -> str:
     """Tell in one line what a *look* found, since when it is waited, and when it is looked next."""
     return " · ".join(
         [
-            f"Waiting for a top-up since {clock_time(look.since, look.at)}",
+            t("Waiting for a top-up since {time}", time=clock_time(look.since, look.at)),
             _found(look),
-            f"next look in {_soon(look.pause)}",
-            f"until {clock_time(look.until, look.at)}",
+            t("next look in {time}", time=_soon(look.pause)),
+            t("until {time}", time=clock_time(look.until, look.at)),
         ]
     )
 
@@ -473,80 +527,106 @@ def off_peak_line(
 ) -> str:
     """Tell in one line until when the cheaper hours are waited for, and what that saves."""
     wait = duration((begins - now).total_seconds())
-    line = f"Waiting for off-peak hours: from {clock_time(begins, now)} (in {wait})"
+    time = clock_time(begins, now)
     mine, its = (usual.likely if usual else None for usual in (cost, then))
     if mine is None or its is None or its >= mine:
-        return f"{line}. Until then nothing is sent; interrupting it ends the waiting."
-    less = f"about {money(its, currency)} instead of {money(mine, currency)}"
-    return f"{line}, then {less}. Interrupting it ends the waiting."
+        return t(
+            "Waiting for off-peak hours: from {time} (in {wait}). Until then nothing is sent; "
+            "interrupting it ends the waiting.",
+            time=time,
+            wait=wait,
+        )
+    return t(
+        "Waiting for off-peak hours: from {time} (in {wait}), then about {less} instead of "
+        "{more}. Interrupting it ends the waiting.",
+        time=time,
+        wait=wait,
+        less=money(its, currency),
+        more=money(mine, currency),
+    )
 
 
 def _found(look: Look) -> str:
-    at = f"at {look.at.astimezone():%H:%M:%S}"
+    at = f"{look.at.astimezone():%H:%M:%S}"
     if look.balance is None:
-        why = f": {one_line(look.problem, 200).rstrip('.')}" if look.problem else ""
-        return f"the balance could not be read {at}{why}"
+        said = t("the balance could not be read at {time}", time=at)
+        if not look.problem:
+            return said
+        return t("{what}: {why}", what=said, why=one_line(look.problem, 200).rstrip("."))
     left = at_least(look.balance.effective, look.balance.currency)
     if look.balance.effective and look.balance.available is False:
-        return f"{left}, not available for requests, {at}"
-    return f"{'balance unknown' if left == 'unknown' else left} {at}"
+        return t("{money}, not available for requests, at {time}", money=left, time=at)
+    if look.balance.effective is None:
+        return t("balance unknown at {time}", time=at)
+    return t("{money} at {time}", money=left, time=at)
 
 
 def _soon(seconds: float) -> str:
     whole = max(round(seconds), 1)
-    return f"{whole} s" if whole < MINUTE else duration(whole)
+    return t("{n} s", n=whole) if whole < MINUTE else duration(whole)
 
 
 def waited(look: Look | None) -> str:
     """Say that waiting has ended without a top-up, and how to go on."""
-    time = f" for {_in_hours((look.until - look.since).total_seconds())}" if look else ""
-    return (
-        f"Waited{time}, and no money came. The waiting has ended and nothing was sent. "
-        "Top up, then re-run the cell, or wait again."
+    if look is None:
+        said = t("Waited, and no money came.")
+    else:
+        time = _in_hours((look.until - look.since).total_seconds())
+        said = t("Waited for {time}, and no money came.", time=time)
+    return sentences(
+        said,
+        t("The waiting has ended and nothing was sent."),
+        t("Top up, then re-run the cell, or wait again."),
     )
 
 
 def _in_hours(seconds: float) -> str:
     hours = round(seconds / 3600)
-    return counted(hours, "hour") if hours >= 2 else duration(seconds)
+    return t("{n:,} hours", n=hours) if hours >= 2 else duration(seconds)
 
 
 def checked(balance: Balance, *, waits: bool = False) -> str:
     """Say what a look at the *balance* found, on the user's request; *waits*: the cell does so."""
     left = at_least(balance.effective, balance.currency)
     if balance.effective is None:
-        return "DeepSeek gave no figure. Try again in a minute."
+        return t("DeepSeek gave no figure. Try again in a minute.")
     if not balance.effective:
-        return f"Still empty: {left}. A top-up can take a minute to arrive."
+        return t("Still empty: {money}. A top-up can take a minute to arrive.", money=left)
     if balance.available is False:
-        return f"{left}, but DeepSeek says it is not available for requests yet."
-    return f"{left} now. {'The cell runs by itself.' if waits else 'Re-run the cell.'}"
+        return t("{money}, but DeepSeek says it is not available for requests yet.", money=left)
+    then = t("The cell runs by itself.") if waits else t("Re-run the cell.")
+    return sentences(t("{money} now.", money=left), then)
 
 
 def not_arrived(balance: Balance | None) -> tuple[str, ...]:
     """Say what it usually is when a top-up does not arrive, the likeliest by the reading first."""
     return (
         *_by_reading(balance),
-        "The payment may still be pending, or it may have failed.",
-        "The money may have gone to another account than the one whose key is used here.",
-        "DeepSeek's figure can lag by some minutes.",
+        t("The payment may still be pending, or it may have failed."),
+        t("The money may have gone to another account than the one whose key is used here."),
+        t("DeepSeek's figure can lag by some minutes."),
     )
 
 
 def _by_reading(balance: Balance | None) -> Iterator[str]:
     if balance is None:
-        yield "The balance could not be read, so the money may be there already."
+        yield t("The balance could not be read, so the money may be there already.")
         return
     if (split := _other_money(balance)) is not None:
         yield split
     if balance.available is False and balance.effective:
-        yield "There is money, but DeepSeek answers “available: false”: it is not released yet."
+        yield t("There is money, but DeepSeek answers “available: false”: it is not released yet.")
     elif balance.effective:
         left = at_least(balance.effective, balance.currency)
-        yield f"DeepSeek shows {left} and still refused: that may be too little, or spent already."
+        yield t(
+            "DeepSeek shows {money} and still refused: that may be too little, or spent already.",
+            money=left,
+        )
     elif balance.spent_since:
         spent = money(balance.spent_since, balance.currency)
-        yield f"The last figure is used up: {spent} was spent and is not settled yet."
+        yield t(
+            "The last figure is used up: {money} was spent and is not settled yet.", money=spent
+        )
 
 
 def _other_money(balance: Balance) -> str | None:
@@ -555,9 +635,16 @@ def _other_money(balance: Balance) -> str | None:
     empty = [info.currency for info in balance.infos.values() if info.total == 0]
     if not full or not empty:
         return None
-    there = " and ".join(at_least(info.total, info.currency) for info in full)
-    none = " and ".join(money(Decimal(0), currency) for currency in empty)
-    return f"The money is in the other currency: {there}, but {none}. Top up the empty one."
+    return t(
+        "The money is in the other currency: {there}, but {none}. Top up the empty one.",
+        there=_sums([at_least(info.total, info.currency) for info in full]),
+        none=_sums([money(Decimal(0), currency) for currency in empty]),
+    )
+
+
+def _sums(amounts: Sequence[str]) -> str:
+    """Write amounts of several currencies after one another."""
+    return t(" and ").join(amounts)
 
 
 def status_html(line: str, reasons: Sequence[str] = (), address: str = "") -> str:
@@ -567,12 +654,12 @@ def status_html(line: str, reasons: Sequence[str] = (), address: str = "") -> st
     """
     if not reasons:
         return outer(_STATUS, line) if line else ""
-    page = link("The billing page", address, "color:inherit;text-decoration:underline")
-    look = el("li", "", page, " tells whether the payment went through.")
+    page = link(t("The billing page"), address, "color:inherit;text-decoration:underline")
+    look = el("li", "", page, t(" tells whether the payment went through."))
     return outer(
         _STATUS,
         line,
-        el("div", "margin-top:.4em", "If you have topped up, this is what it usually is:"),
+        el("div", "margin-top:.4em", t("If you have topped up, this is what it usually is:")),
         el("ul", LIST, *(el("li", "", reason) for reason in reasons), look),
     )
 
@@ -583,11 +670,15 @@ def status_html(line: str, reasons: Sequence[str] = (), address: str = "") -> st
 def balance_shown(facts: BalanceFacts) -> Shown:
     """Show the balance, how old it is, what was spent, and the state in word and colour."""
     balance = facts.balance
-    left = at_least(balance.effective, balance.currency) if balance else "unknown"
+    left = None if balance is None else balance.effective
     rows, line = _fact_rows(facts), _line_of_days(facts)
-    head = f"{left} left" if left != "unknown" else "Balance unknown"
-    badge = el("span", f"{BADGE};background:{_COLOURS[facts.state]}", facts.state)
-    place = el("span", f"{BADGE};background:#0550ae", "sandbox") if facts.sandbox else Markup()
+    head = t("Balance unknown")
+    if balance is not None and left is not None:
+        head = t("{money} left", money=at_least(left, balance.currency))
+    state, sandbox = t(_STATES[facts.state]), t("sandbox")
+    states = [state, sandbox] if facts.sandbox else [state]
+    badge = el("span", f"{BADGE};background:{_COLOURS[facts.state]}", state)
+    place = el("span", f"{BADGE};background:#0550ae", sandbox) if facts.sandbox else Markup()
     return Shown(
         html=outer(
             f"{BOX};border-left-color:{_COLOURS[facts.state]}",
@@ -601,62 +692,90 @@ def balance_shown(facts: BalanceFacts) -> Shown:
         ),
         text="\n".join(
             [
-                f"{head} ({facts.state}{', sandbox' if facts.sandbox else ''})",
-                aligned([*rows, ("Days", line.text), ("Top up", facts.top_up_url)]),
+                t(
+                    "{head} ({state})",
+                    head=head,
+                    state=listed(states),
+                ),
+                aligned([*rows, (t("Days"), line.text), (t("Top up"), facts.top_up_url)]),
             ]
         ),
     )
 
 
+_STATES: Mapping[State, str] = MappingProxyType(
+    {
+        "fine": later("fine"),
+        "low": later("low"),
+        "empty": later("empty"),
+        "unavailable": later("unavailable"),
+        "unknown": later("unknown"),
+    }
+)
+
+
 def _fact_rows(facts: BalanceFacts) -> list[tuple[str, str]]:
     balance, currency = facts.balance, facts.balance.currency if facts.balance else None
     return [
-        *(_balance_rows(balance, "Account") if balance else ()),
-        ("Read", _age(balance, facts.now)),
-        ("Problem", facts.problem or ""),
-        ("Since then", _unsettled(balance)),
-        ("This session", _spent(facts.spent_session) or f"{money(Decimal(0), currency)} spent"),
-        ("Today", _spent(facts.spent_today)),
-        ("Lasts", "" if facts.lasts is None else f"{_rough(facts.lasts)} at this rate"),
-        ("Hours", _hours(facts)),
-        ("Waiting", ", ".join(facts.waiting)),
-        *(("Note", note) for note in facts.notes),
+        *(_balance_rows(balance, t("Account")) if balance else ()),
+        (t("Read"), _age(balance, facts.now)),
+        (t("Problem"), facts.problem or ""),
+        (t("Since then"), _unsettled(balance)),
+        (t("This session"), _spent(facts.spent_session) or _spent_money(Decimal(0), currency)),
+        (t("Today"), _spent(facts.spent_today)),
+        (t("Lasts"), _rough(facts.lasts)),
+        (t("Hours"), _hours(facts)),
+        (t("Waiting"), listed(facts.waiting)),
+        *((t("Note"), note) for note in facts.notes),
     ]
 
 
 def _age(balance: Balance | None, now: datetime) -> str:
     if balance is None or balance.read_at is None:
-        return "not yet"
+        return t("not yet")
     # The moment stays true while the display stands; an age would not.
     seconds = (now - balance.read_at).total_seconds()
-    age = f" ({duration(seconds)} old when shown)" if seconds >= MINUTE else ""
-    return moment(balance.read_at) + age
+    at = moment(balance.read_at)
+    if seconds < MINUTE:
+        return at
+    return t("{time} ({age} old when shown)", time=at, age=duration(seconds))
 
 
 def _unsettled(balance: Balance | None) -> str:
     if balance is None or not balance.spent_since:
         return ""
-    return f"{money(balance.spent_since, balance.currency)} spent and not settled"
+    spent = money(balance.spent_since, balance.currency)
+    return t("{money} spent and not settled", money=spent)
 
 
 def _spent(amounts: Mapping[str, Decimal]) -> str:
     sums = [money(value, currency) for currency, value in sorted(amounts.items()) if value]
-    return f"{' and '.join(sums)} spent" if sums else ""
+    return t("{money} spent", money=_sums(sums)) if sums else ""
 
 
-def _rough(time: timedelta) -> str:
+def _spent_money(amount: Decimal, currency: str | None) -> str:
+    return t("{money} spent", money=money(amount, currency))
+
+
+def _rough(time: timedelta | None) -> str:
+    if time is None:
+        return ""
     if time.days > 365:
-        return "more than a year"
-    days = counted(time.days, "day") if time.days > 1 else duration(time.total_seconds())
-    return f"about {days}"
+        return t("more than a year at this rate")
+    days = in_days(time.days) if time.days > 1 else duration(time.total_seconds())
+    return t("about {time} at this rate", time=days)
 
 
 def _hours(facts: BalanceFacts) -> str:
     """Tell the hours with the moment of their end, which stays true while the display stands."""
     if facts.changes is None:
         return ""
-    other = "off-peak" if facts.band == "peak" else "peak"
-    return f"{facts.band} until {week_time(facts.changes, facts.now)}, then {other}"
+    return t(
+        "peak until {time}, then off-peak"
+        if facts.band == "peak"
+        else "off-peak until {time}, then peak",
+        time=week_time(facts.changes, facts.now),
+    )
 
 
 def _line_of_days(facts: BalanceFacts) -> Shown:

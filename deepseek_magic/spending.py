@@ -9,10 +9,11 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from .chart import span
-from .elements import QUIET, Shown, count, counted, money, one_line, outer
+from .elements import QUIET, Shown, count, in_days, money, one_line, outer
 from .schema import BY
 from .tables import table_shown
 from .wire import EXACT
+from .words import later, sentences, t, tn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,9 +35,9 @@ def paid(row: Mapping[str, Any]) -> str:
     """Write what the questions of a *row* cost: exactly, between bounds, or unpriced."""
     low, high, unpriced = row["cost_low"], row["cost_high"], row["unpriced"] or 0
     if high is None:
-        return "unpriced" if unpriced else money(_NONE, row["currency"])
+        return t("unpriced") if unpriced else money(_NONE, row["currency"])
     known = span(low, high, row["currency"])
-    return f"{known} + {unpriced:,} unpriced" if unpriced else known
+    return t("{known} + {n:,} unpriced", known=known, n=unpriced) if unpriced else known
 
 
 @dataclass(slots=True)
@@ -66,25 +67,35 @@ def _totals(rows: Iterable[Mapping[str, Any]]) -> dict[str, _Total]:
     found: dict[str, _Total] = defaultdict(_Total)
     with localcontext(EXACT):
         for row in rows:
-            found[row["currency"] or "of unknown currency"].add(row)
+            found[row["currency"] or t("of unknown currency")].add(row)
     return {currency: total for currency, total in sorted(found.items()) if total.any}
 
 
-def _note(rows: Sequence[Mapping[str, Any]], thing: str = "question") -> str:
+_QUESTIONS = (
+    later("{costs} for {n:,} question whose exact bill is not known"),
+    later("{costs} for {n:,} questions whose exact bill is not known"),
+)
+_ANSWERS = (
+    later("{costs} for {n:,} answer whose exact bill is not known"),
+    later("{costs} for {n:,} answers whose exact bill is not known"),
+)
+
+
+def _note(rows: Sequence[Mapping[str, Any]], ranged: tuple[str, str] = _QUESTIONS) -> str:
     """Say what it comes to: per currency, the part that is a range, and what the cache saved."""
     totals = _totals(rows)
     sums = [money(total.cost, name) for name, total in totals.items() if total.cost]
     ranges = [
-        f"{span(total.low, total.high, name)} for {counted(total.ranged, thing)} whose exact bill "
-        "is not known"
+        tn(total.ranged, *ranged, costs=span(total.low, total.high, name))
         for name, total in totals.items()
         if total.ranged
     ]
-    nothing = [money(_NONE, name) for name in totals][:1] or ["nothing that is known"]
-    together = " and ".join(sums or ([] if ranges else nothing))
-    saved = " and ".join(money(one.saved, name) for name, one in totals.items() if one.saved)
-    return f"Together {', and '.join(filter(None, [together, *ranges]))}." + (
-        f" The cache saved {saved}." if saved else ""
+    nothing = [money(_NONE, name) for name in totals][:1] or [t("nothing that is known")]
+    together = t(" and ").join(sums or ([] if ranges else nothing))
+    saved = t(" and ").join(money(one.saved, name) for name, one in totals.items() if one.saved)
+    return sentences(
+        t("Together {sums}.", sums=t(", and ").join(filter(None, [together, *ranges]))),
+        t("The cache saved {money}.", money=saved) if saved else "",
     )
 
 
@@ -92,10 +103,13 @@ def _unpriced(rows: Sequence[Mapping[str, Any]]) -> str:
     number = sum(row["unpriced"] or 0 for row in rows)
     if not number:
         return ""
-    are = "question is" if number == 1 else "questions are"
-    return (
-        f" {number:,} {are} unpriced: the price of the model, or the tokens, are not known. Give "
-        f"a price with: {SET_A_PRICE}"
+    return tn(
+        number,
+        "{n:,} question is unpriced: the price of the model, or the tokens, are not known. Give "
+        "a price with: {code}",
+        "{n:,} questions are unpriced: the price of the model, or the tokens, are not known. Give "
+        "a price with: {code}",
+        code=SET_A_PRICE,
     )
 
 
@@ -109,14 +123,15 @@ def usage_shown(
 ) -> Shown:
     """Show what was spent *by* day, model, notebook or cell, below the *chart* of the days."""
     if not rows:
-        said = "Nothing has been asked from this account yet."
+        said = t("Nothing has been asked from this account yet.")
         return Shown(html=outer(QUIET, said), text=said)
-    return _below(chart, _table(rows, by, "Asked", _note(rows) + _unpriced(rows)))
+    note = sentences(_note(rows), _unpriced(rows))
+    return _below(chart, _table(rows, by, t("Asked"), note))
 
 
 def nothing_shown(days: int) -> Shown:
     """Say that the last *days* have no question."""
-    said = f"Nothing has been asked from this account in the last {counted(days, 'day')}."
+    said = t("Nothing has been asked from this account in the last {days}.", days=in_days(days))
     return Shown(html=outer(QUIET, said), text=said)
 
 
@@ -125,27 +140,32 @@ def notebook_shown(found: Stamps, rows: Sequence[Mapping[str, Any]], name: str) 
     name = one_line(name, 60)
     unread = _unread(found.unreadable)
     if not rows:
-        said = f"{name} shows no answer that says what it cost.{unread}"
+        said = sentences(t("{file} shows no answer that says what it cost.", file=name), unread)
         return Shown(html=outer(QUIET, said), text=said)
-    note = (
-        f"{_note(rows, 'answer')}{_unstamped(rows)}{unread} Counted are the answers that {name} "
-        "shows, and not all that was ever asked; the ledger has that: %deepseek usage"
+    counted = t(
+        "Counted are the answers that {file} shows, and not all that was ever asked; the ledger "
+        "has that: %deepseek usage",
+        file=name,
     )
-    return _table(rows, ("model",), "Answers", note)
+    note = sentences(_note(rows, _ANSWERS), _unstamped(rows), unread, counted)
+    return _table(rows, ("model",), t("Answers"), note)
 
 
 def _unstamped(rows: Sequence[Mapping[str, Any]]) -> str:
     number = sum(row["unpriced"] for row in rows)
     if not number:
         return ""
-    return f" {counted(number, 'answer')} {'has' if number == 1 else 'have'} no known cost."
+    return tn(number, "{n:,} answer has no known cost.", "{n:,} answers have no known cost.")
 
 
 def _unread(number: int) -> str:
     if not number:
         return ""
-    has, are = ("output has", "is") if number == 1 else ("outputs have", "are")
-    return f" {number:,} {has} figures that cannot be read, and {are} left out."
+    return tn(
+        number,
+        "{n:,} output has figures that cannot be read, and is left out.",
+        "{n:,} outputs have figures that cannot be read, and are left out.",
+    )
 
 
 def _below(above: Shown | None, shown: Shown) -> Shown:
@@ -160,11 +180,15 @@ def _table(rows: Sequence[Mapping[str, Any]], by: Sequence[str], things: str, no
     columns = [*_names(shown, by), *_figures(shown, things)]
     kept = [(head, cells, right) for head, cells, right in columns if any(cells) or head == things]
     if len(shown) < len(rows):
-        which = "last" if "day" in by else "dearest"
-        note = (
-            f"The {which} {len(shown):,} of {len(rows):,} rows; fewer with --days 7, or --by "
-            f"{'model' if by[0] == 'day' else 'day'}. {note}"
+        fewer = t(
+            "The last {n:,} of {all:,} rows; fewer with --days 7, or --by {column}."
+            if "day" in by
+            else "The dearest {n:,} of {all:,} rows; fewer with --days 7, or --by {column}.",
+            n=len(shown),
+            all=len(rows),
+            column="model" if by[0] == "day" else "day",
         )
+        note = sentences(fewer, note)
     return table_shown(
         [head for head, _, _ in kept],
         list(zip(*(cells for _, cells, _ in kept), strict=True)),
@@ -183,13 +207,17 @@ def _newest(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[Mappin
 _Column = tuple[str, list[str], bool]
 
 
+HEADS = (later("Day"), later("Model"), later("Notebook"), later("Cell"))
+"""What the columns of `BY` are called on screen."""
+
+
 def _names(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[_Column]:
     words: dict[str, Callable[[Any], str]] = {
         "notebook": _short_names(row.get("notebook") for row in rows),
         "cell": lambda cell: str(cell or "")[:_CELL_ID],
     }
     return [
-        (name.capitalize(), [words.get(name, _word)(row[name]) for row in rows], False)
+        (t(name.capitalize()), [words.get(name, _word)(row[name]) for row in rows], False)
         for name in by
     ]
 
@@ -214,12 +242,12 @@ def _figures(rows: Sequence[Mapping[str, Any]], things: str) -> list[_Column]:
     return [
         (things, [count(row["queries"]) for row in rows], True),
         # Early, so that it is seen where a narrow page cuts the table.
-        ("Cost", [paid(row) for row in rows], True),
-        ("In", [count(row["prompt_tokens"]) for row in rows], True),
-        ("Cached", _counts(rows, "prompt_cache_hit_tokens"), True),
-        ("Out", [count(row["completion_tokens"]) for row in rows], True),
-        ("Thinking", _counts(rows, "reasoning_tokens"), True),
-        ("Cache saved", [_saved(row) for row in rows], True),
+        (t("Cost"), [paid(row) for row in rows], True),
+        (t("In"), [count(row["prompt_tokens"]) for row in rows], True),
+        (t("Cached"), _counts(rows, "prompt_cache_hit_tokens"), True),
+        (t("Out"), [count(row["completion_tokens"]) for row in rows], True),
+        (t("Thinking"), _counts(rows, "reasoning_tokens"), True),
+        (t("Cache saved"), [_saved(row) for row in rows], True),
     ]
 
 

@@ -15,14 +15,18 @@ from .elements import (
     Shown,
     above_widgets,
     clock_time,
+    columns,
     count,
-    counted,
     el,
+    in_days,
+    in_pictures,
     money,
     one_line,
     outer,
+    padded,
 )
 from .prices import PEAK_HOURS, band
+from .words import later, listed, sentences, t
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -81,10 +85,10 @@ def _whole(cell: str) -> str:
 
 def _plain_table(rows: Sequence[Sequence[str]], right: frozenset[int]) -> str:
     lines = [[*(one_line(cell, 60) for cell in row[:-1]), one_line(row[-1])] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths = [max(map(columns, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
+            padded(cell, width, left=column in right)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -99,12 +103,12 @@ def models_shown(models: Sequence[Model]) -> Shown:
             model.name or "",
             count(model.context_window),
             count(model.max_output_tokens),
-            "unknown" if model.input_modalities is None else ", ".join(model.input_modalities),
+            t("unknown") if model.input_modalities is None else ", ".join(model.input_modalities),
         )
         for model in models
     ]
-    heads = ("Model", "Name", "Context", "Longest answer", "Reads")
-    note = "Lengths are in tokens. Ask one with: %%deepseek -m NAME"
+    heads = (t("Model"), t("Name"), t("Context"), t("Longest answer"), t("Reads"))
+    note = t("Lengths are in tokens. Ask one with: %%deepseek -m NAME")
     return table_shown(heads, rows, right=(2, 3), note=note)
 
 
@@ -126,22 +130,45 @@ def prices_shown(
     kept = [row for row in rows if (row.model, row.currency) not in instead]
     hours = band(now)
     cells = [
-        *(_price_cells(row, words, "set by you") for row, words in _with_hours(own, hours)),
+        *(_price_cells(row, words, t("set by you")) for row, words in _with_hours(own, hours)),
         *(
             _price_cells(row, words, f"{row.since:%Y-%m-%d}")
             for row, words in _with_hours(kept, hours)
         ),
     ]
-    heads = ("Model", "Hours", "Input, cached", "Input", "Output", "Since")
-    age = counted(max((now.date() - checked).days, 0), "day")
-    spans = " and ".join(f"{start:%H:%M}-{end:%H:%M}" for start, end in PEAK_HOURS)
-    until = f"; {changes[1]} from {clock_time(changes[0], now)} by your clock" if changes else ""
-    note = (
-        f"Per million tokens. {hours.capitalize()} hours now{until}. Peak hours: Monday to Friday "
-        f"{spans} Beijing time, except Chinese public holidays. Checked {checked:%Y-%m-%d} ({age} "
-        f"ago) against {source}"
+    heads = (t("Model"), t("Hours"), t("Input, cached"), t("Input"), t("Output"), t("Since"))
+    note = sentences(
+        t("Per million tokens."),
+        _hours_now(hours, changes, now),
+        t(
+            "Peak hours: Monday to Friday {hours} Beijing time, except Chinese public holidays.",
+            hours=_and([f"{start:%H:%M}-{end:%H:%M}" for start, end in PEAK_HOURS]),
+        ),
+        t(
+            "Checked {day} ({age} ago) against {source}",
+            day=f"{checked:%Y-%m-%d}",
+            age=in_days(max((now.date() - checked).days, 0)),
+            source=source,
+        ),
     )
     return table_shown(heads, cells, right=(2, 3, 4), note=note)
+
+
+def _hours_now(hours: Band, changes: tuple[datetime, Band] | None, now: datetime) -> str:
+    if changes is None:
+        return t("Peak hours now.") if hours == "peak" else t("Off-peak hours now.")
+    return t(
+        "Peak hours now; off-peak from {time} by your clock."
+        if hours == "peak"
+        else "Off-peak hours now; peak from {time} by your clock.",
+        time=clock_time(changes[0], now),
+    )
+
+
+def _and(parts: Sequence[str]) -> str:
+    """Write things after one another with an "and" between the last two of them."""
+    *first, last = parts
+    return t("{first} and {last}", first=listed(first), last=last) if first else last
 
 
 def _with_hours(rows: Sequence[Price], now: Band) -> list[tuple[Price, str]]:
@@ -150,11 +177,14 @@ def _with_hours(rows: Sequence[Price], now: Band) -> list[tuple[Price, str]]:
     for row in rows:
         found[row.model, row.currency, f"{row.since}", (row.hit, row.miss, row.out)].append(row)
     return [
-        (same[0], "all hours")
+        (same[0], t("all hours"))
         if len({row.band for row in same}) == 2
-        else (same[0], f"{same[0].band}, now" if same[0].band == now else same[0].band)
+        else (same[0], t(_NOW[same[0].band] if same[0].band == now else same[0].band))
         for same in found.values()
     ]
+
+
+_NOW = {"peak": later("peak, now"), "off-peak": later("off-peak, now")}
 
 
 def _price_cells(row: Price, hours: str, since: str) -> tuple[str, ...]:
@@ -164,8 +194,8 @@ def _price_cells(row: Price, hours: str, since: str) -> tuple[str, ...]:
 
 def settings_shown(name: str, rows: Sequence[tuple[str, str, str]]) -> Shown:
     """Show the settings of the magics class *name*: each with its value and its help."""
-    note = f"Change one for this notebook with: %config {name}.NAME = VALUE"
-    return table_shown(("Setting", "Value", "What it does"), rows, note=note)
+    note = t("Change one for this notebook with: %config {name}.NAME = VALUE", name=name)
+    return table_shown((t("Setting"), t("Value"), t("What it does")), rows, note=note)
 
 
 # Answers
@@ -174,7 +204,7 @@ def settings_shown(name: str, rows: Sequence[tuple[str, str, str]]) -> Shown:
 def answers_shown(rows: Sequence[Mapping[str, Any]], now: datetime) -> Shown:
     """Show the newest answers that the ledger holds, numbered from 1."""
     if not rows:
-        said = "The ledger holds no answers of this account."
+        said = t("The ledger holds no answers of this account.")
         return Shown(html=outer(QUIET, said), text=said)
     cells = [
         (
@@ -183,13 +213,28 @@ def answers_shown(rows: Sequence[Mapping[str, Any]], now: datetime) -> Shown:
             _asked(row["request"]),
             row["model"] or "",
             money(row["cost"], row["currency"]),
-            "whole" if row["state"] == "done" else row["state"],
+            _state(row),
         )
         for number, row in enumerate(rows, 1)
     ]
-    heads = ("", "When", "Question", "Model", "Cost", "State")
-    note = "Show one again, for nothing, with: %deepseek answers 1"
+    heads = ("", t("When"), t("Question"), t("Model"), t("Cost"), t("State"))
+    note = t("Show one again, for nothing, with: %deepseek answers 1")
     return table_shown(heads, cells, right=(0, 4), note=note)
+
+
+_STATES = {
+    "done": later("whole"),
+    "partial": later("partial"),
+    "interrupted": later("interrupted"),
+    "sent": later("sent"),
+}
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    """Tell whether the answer is whole; one that max_tokens has cut is done, and is not."""
+    if row["state"] == "done" and row["finish_reason"] == "length":
+        return t("cut")
+    return t(_STATES.get(row["state"], row["state"]))
 
 
 def _asked(request: str | None) -> str:
@@ -199,9 +244,11 @@ def _asked(request: str | None) -> str:
         said = next(one["content"] for one in reversed(messages) if not one.get("prefix"))
         text, *pictures = [said] if isinstance(said, str) else [said[0]["text"], *said[1:]]
     except (ValueError, LookupError, TypeError, StopIteration):
-        return "(its text was not kept)"
-    with_it = f" (with {counted(len(pictures), 'picture')})" if pictures else ""
-    return one_line(str(text), 60) + with_it
+        return t("(its text was not kept)")
+    shown = one_line(str(text), 60)
+    if not pictures:
+        return shown
+    return t("{question} (with {pictures})", question=shown, pictures=in_pictures(len(pictures)))
 
 
 # Cells that wait
@@ -220,31 +267,37 @@ def pending_shown(
     money has come.
     """
     if not rows:
-        said = "No cell waits for money."
+        said = t("No cell waits for money.")
         return Shown(html=outer(QUIET, said), text=said)
     elsewhere = any(row.notebook != here for row in rows)
-    heads = ("", "Since", *(["Notebook"] if elsewhere else ()), "Cell", "On a re-run")
+    notebook = [t("Notebook")] if elsewhere else []
+    heads = ("", t("Since"), *notebook, t("Cell"), t("On a re-run"))
     cells = [
         (
             str(number),
             f"{row.since.astimezone():{_day_of(row.since, now)} %H:%M}",
             *([_notebook_of(row, here)] if elsewhere else ()),
             excerpt(row),
-            _on_rerun(row) + (", by itself when topped up" if row.id in by_itself else ""),
+            _by_itself(row) if row.id in by_itself else _on_rerun(row),
         )
         for number, row in enumerate(rows, 1)
     ]
-    note = (
-        f"As of {now.astimezone():%Y-%m-%d %H:%M}. Run one again with: %deepseek rerun 1, "
-        "all questions with: %deepseek rerun all"
+    note = t(
+        "As of {time}. Run one again with: %deepseek rerun 1, "
+        "all questions with: %deepseek rerun all",
+        time=f"{now.astimezone():%Y-%m-%d %H:%M}",
     )
-    return above_widgets(table_shown(heads, cells, right=(0,), note=note), _PENDING_GONE)
+    return above_widgets(table_shown(heads, cells, right=(0,), note=note), t(_PENDING_GONE))
 
 
-_PENDING_GONE = (
+_PENDING_GONE = later(
     "The buttons that stood below are gone: they last no longer than their kernel. "
     "Look again with: %deepseek pending"
 )
+
+
+def _by_itself(row: Pending) -> str:
+    return t("{what}, by itself when topped up", what=_on_rerun(row))
 
 
 def _day_of(at: datetime, now: datetime) -> str:
@@ -253,14 +306,14 @@ def _day_of(at: datetime, now: datetime) -> str:
 
 def _notebook_of(row: Pending, here: str | None) -> str:
     if row.notebook == here:
-        return "this one"
-    return "unknown" if row.notebook is None else PurePath(row.notebook).name
+        return t("this one")
+    return t("unknown") if row.notebook is None else PurePath(row.notebook).name
 
 
 def excerpt(row: Pending, limit: int = 60) -> str:
     """Give the beginning of a cell's text on one line; of a question, its words first."""
     if row.text is None:
-        return "(its text was not kept)"
+        return t("(its text was not kept)")
     head, *body = row.text[: 4 * limit].strip().splitlines() or [""]
     asked = [line for line in body if line.strip()]
     lines = asked if row.asks and asked else [head, *asked]
@@ -272,7 +325,7 @@ def _on_rerun(row: Pending) -> str:
         time = f"{row.answered.astimezone():%H:%M}"
         if row.answered.astimezone().date() != row.since.astimezone().date():
             time = f"{row.answered.astimezone():%Y-%m-%d %H:%M}"
-        return f"show the answer that arrived at {time}, already paid for"
+        return t("show the answer that arrived at {time}, already paid for", time=time)
     if row.text is None:
-        return "nothing; run it in its notebook"
-    return "ask again" if row.asks else "run again (your own code)"
+        return t("nothing; run it in its notebook")
+    return t("ask again") if row.asks else t("run again (your own code)")

@@ -13,6 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import markdown, render
+from .words import t
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -74,7 +75,7 @@ class TerminalView:
                 self._printed, self._thought = 0, False
         if answer.reasoning and not answer.text and not self._thought:
             self._thought = True
-            print("Thinking…", flush=True)
+            print(t("Thinking…"), flush=True)
         self._print(answer.text.removesuffix("\r"))  # perhaps half a line end
 
     def end(

@@ -35,6 +35,9 @@ MODULES = sorted(
 TELLS = {"t": (0,), "tn": (1, 2), "later": (0,)}
 """The functions that take texts, and where these stand."""
 
+TRANSLATED = TELLS | {"tn": (2,)}
+"""Of those, the texts that Chinese has: it does not tell one from many."""
+
 QUIET = {"compile", "search", "match", "fullmatch", "sub", "findall", "split", "TypeVar", "cast"}
 """Functions whose texts are patterns or types."""
 
@@ -43,6 +46,7 @@ LIKE_WORDS = re.compile(r"[A-Za-z]{2,}[,;:.]? [A-Za-z{(]|^[A-Z][a-z]+(…|\.)?$"
 SQL = re.compile(
     r"\b(SELECT|INSERT|UPDATE|CREATE|DELETE|FROM|WHERE|VALUES|PRAGMA|BEGIN|ORDER BY)\b"
 )
+CSS = re.compile(r"(^|;)[a-z-]+:(?! )")
 HAN = re.compile(r"[\u4e00-\u9fff]")
 LATIN = re.compile(r"[A-Za-z]")
 CODE = re.compile(
@@ -64,8 +68,9 @@ def texts(module: str) -> Iterator[str]:
     """Give the texts of *module* that are told in the user's language."""
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            for place in TELLS.get(node.func.id, ()):
-                yield from constants(node.args[place])
+            for place in TRANSLATED.get(node.func.id, ()):
+                if place < len(node.args):  # else they are `later`'s
+                    yield from constants(node.args[place])
 
 
 def constants(node: ast.expr) -> Iterator[str]:
@@ -87,7 +92,7 @@ def untold(module: str) -> Iterator[tuple[int, str]]:
 def _untold(node: ast.AST, *, shown: bool) -> Iterator[tuple[int, str]]:
     if isinstance(node, ast.Constant | ast.JoinedStr):
         text = joined(node)
-        if shown and LIKE_WORDS.search(text) and not SQL.search(text):
+        if shown and LIKE_WORDS.search(text) and not (SQL.search(text) or CSS.search(text)):
             yield node.lineno, text
     for name, child in parts(node):
         told = isinstance(node, ast.Call) and is_told(node, name)
