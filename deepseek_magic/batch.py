@@ -154,12 +154,13 @@ def _told(
         )
     if isinstance(error, OutOfMoney):
         asker.with_facts(error, Answer())
-    what = str(error).partition(". ")[0].rstrip(".")
     if isinstance(error, InsufficientBalance):
-        next_step = "Top up, then run it again: only the missing rows are asked."
+        next_step: tuple[str, ...] = (
+            "Top up, then run it again: only the missing rows are asked.",
+        )
     else:
-        next_step = str(error).partition(". ")[2]
-    error.args = (f"{what}. {job.tally.counted()} {_rest(job)}{next_step}".strip(),)
+        next_step = error.told[1:]
+    error.retell(error.what, job.tally.counted(), _rest(job), *next_step)
     return error
 
 
@@ -168,4 +169,4 @@ def _rest(job: Job) -> str:
     if progress.expected is None or progress.cost is None or progress.currency is None:
         return ""
     rest = max(progress.expected - progress.cost, Decimal(0))
-    return f"They will cost about {money(rest, progress.currency)}. " if rest else ""
+    return f"They will cost about {money(rest, progress.currency)}." if rest else ""

@@ -61,6 +61,7 @@ from .store import (
     finished,
     storable,
 )
+from .words import later
 
 if TYPE_CHECKING:
     from .wire import CostRange
@@ -373,9 +374,13 @@ class Ledger:
         """
         like = (account, model, think, json)
         kinds = (
-            ("answers of this kind and length", schema.OF_A_KIND, (*like, *about(tokens_in))),
-            ("answers of this kind", schema.OF_A_KIND, (*like, 0, MOST)),
-            ("answers of this model", schema.OF_A_MODEL, (account, model, think)),
+            (
+                later("answers of this kind and length"),
+                schema.OF_A_KIND,
+                (*like, *about(tokens_in)),
+            ),
+            (later("answers of this kind"), schema.OF_A_KIND, (*like, 0, MOST)),
+            (later("answers of this model"), schema.OF_A_MODEL, (account, model, think)),
         )
 
         def lengths() -> Past | None:
