@@ -52,7 +52,8 @@ class Asking:
         if self.settings.get("images"):
             raise InvalidOption(
                 t(
-                    "`images` go not with a question for every row: there is no picture per row yet."
+                    "`images` go not with a question for every row: there is no picture per "
+                    "row yet."
                 ),
                 t("Nothing was sent."),
                 t(

@@ -111,7 +111,8 @@ def _value(option: str, text: str, names: Mapping[str, object]) -> object:
             t("Did you mean {word}?", word=one_line(near, 40)) if near else "",
             t("Nothing was sent."),
             t(
-                'An expression with quotation marks in it goes in quotes as a whole: {option} "{code}"',
+                "An expression with quotation marks in it goes in quotes as a whole: "
+                '{option} "{code}"',
                 option=option,
                 code=_EXAMPLES[option],
             ),
