@@ -23,6 +23,7 @@ from .errors import (
 from .progress import bar
 from .survey import Questions, forecast, survey
 from .wire import Answer
+from .words import sentences, t
 
 if TYPE_CHECKING:
     from .jobs import Forecast, Progress
@@ -50,9 +51,15 @@ class Asking:
     def __post_init__(self) -> None:
         if self.settings.get("images"):
             raise InvalidOption(
-                "`images` go not with a question for every row: there is no picture per row yet. "
-                "Nothing was sent. Ask in a loop: "
-                "[session.ask(question, images=[one]) for one in pictures]"
+                t(
+                    "`images` go not with a question for every row: there is no picture per "
+                    "row yet."
+                ),
+                t("Nothing was sent."),
+                t(
+                    "Ask in a loop: {code}",
+                    code="[session.ask(question, images=[one]) for one in pictures]",
+                ),
             )
 
 
@@ -87,9 +94,14 @@ def ask_rows(
         return _frame(questions, asking, job)
     except Exception as fault:
         raise DeepSeekError(
-            f"All rows were asked, and no frame could be made of them ({one_line(repr(fault))}). "
-            "Nothing is lost: run it again with other data types, and the answers come from the "
-            "ledger for nothing."
+            t(
+                "All rows were asked, and no frame could be made of them ({why}).",
+                why=one_line(repr(fault)),
+            ),
+            t(
+                "Nothing is lost: run it again with other data types, and the answers come from "
+                "the ledger for nothing."
+            ),
         ) from fault
 
 
@@ -112,7 +124,12 @@ def _questions(asking: Asking) -> Questions:
     for name, value in (("limit", asking.limit), ("concurrency", asking.concurrency)):
         if value is not None and (type(value) is not int or value < 1):
             raise InvalidOption(
-                f"`{name}` cannot be {value!r}; it is a whole number from 1. Nothing was sent."
+                t(
+                    "`{name}` cannot be {value!r}; it is a whole number from 1.",
+                    name=name,
+                    value=value,
+                ),
+                t("Nothing was sent."),
             )
     read = frames.read(asking.data, limit=asking.limit)
     schema = None if asking.schema is None else schemas.schema_of(asking.schema)
@@ -149,17 +166,21 @@ def _told(
     """Add to an error how many rows are done, how many are left and what these will cost."""
     if not isinstance(error, DeepSeekError):
         return Interrupted(
-            f"the rows were stopped. {job.tally.counted()} Run again: only the missing ones are "
-            "asked."
+            sentences(
+                t("the rows were stopped."),
+                job.tally.counted(),
+                t("Run again: only the missing ones are asked."),
+            )
         )
     if isinstance(error, OutOfMoney):
         asker.with_facts(error, Answer())
-    what = str(error).partition(". ")[0].rstrip(".")
     if isinstance(error, InsufficientBalance):
-        next_step = "Top up, then run it again: only the missing rows are asked."
+        next_step: tuple[str, ...] = (
+            t("Top up, then run it again: only the missing rows are asked."),
+        )
     else:
-        next_step = str(error).partition(". ")[2]
-    error.args = (f"{what}. {job.tally.counted()} {_rest(job)}{next_step}".strip(),)
+        next_step = error.told[1:]
+    error.retell(error.what, job.tally.counted(), _rest(job), *next_step)
     return error
 
 
@@ -168,4 +189,6 @@ def _rest(job: Job) -> str:
     if progress.expected is None or progress.cost is None or progress.currency is None:
         return ""
     rest = max(progress.expected - progress.cost, Decimal(0))
-    return f"They will cost about {money(rest, progress.currency)}. " if rest else ""
+    if not rest:
+        return ""
+    return t("They will cost about {money}.", money=money(rest, progress.currency))

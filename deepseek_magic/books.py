@@ -14,6 +14,7 @@ from .errors import DeepSeekError, InvalidOption, nearest, one_line
 from .outlook import Alarm
 from .schema import BY
 from .wire import EXACT, Balance, Usage
+from .words import t
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,10 @@ class Books:
             import pandas as pd
         except ImportError:
             raise DeepSeekError(
-                "Session.usage() gives a DataFrame, and pandas is not installed: pip install pandas"
+                t(
+                    "Session.usage() gives a DataFrame, and pandas is not installed: "
+                    "pip install pandas"
+                )
             ) from None
         names = dimensions([by] if isinstance(by, str) else by)
         rows = self._ledger.usage(self._account, by=names, since=self._first(days))
@@ -66,8 +70,10 @@ class Books:
             return None
         if not isinstance(days, int):
             raise InvalidOption(
-                f"`days` is a whole number of days up to today, such as 7, and "
-                f"{one_line(repr(days), 40)} is none."
+                t(
+                    "`days` is a whole number of days up to today, such as 7, and {value} is none.",
+                    value=one_line(repr(days), 40),
+                )
             )
         today = self._clock().astimezone().date()
         return today - timedelta(days=min(max(days, 1), today.toordinal()) - 1)
@@ -165,9 +171,10 @@ def dimensions(names: object) -> tuple[str, ...]:
     for name in given:
         if name not in BY:
             near = nearest(str(name), BY)
-            hint = f" Did you mean {near}?" if near else ""
-            raise InvalidOption(
-                f"Usage is added up by {', '.join(BY)}, and {one_line(repr(name), 40)} is none of "
-                f"them.{hint}"
+            what = t(
+                "Usage is added up by {names}, and {name} is none of them.",
+                names=", ".join(BY),
+                name=one_line(repr(name), 40),
             )
+            raise InvalidOption(what, t("Did you mean {name}?", name=near) if near else "")
     return tuple(dict.fromkeys(given))

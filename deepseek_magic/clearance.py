@@ -20,6 +20,7 @@ from .limits import Cap, Facts, Preview
 from .prices import BEIJING, PEAK_HOURS, Price
 from .records import Call, at_most
 from .wire import EXACT, Answer, Request
+from .words import t
 
 if TYPE_CHECKING:
     from .estimate import Estimate
@@ -92,8 +93,9 @@ class Clearance:
             if (admitted := self._reserve(facts, terms, asked)) is not None:
                 return admitted
         raise OverLimit(
-            "Too many questions ask for what is left of the limit at the same moment. Nothing was "
-            "sent of this one. Send it again."
+            t("Too many questions ask for what is left of the limit at the same moment."),
+            t("Nothing was sent of this one."),
+            t("Send it again."),
         )
 
     def check(self, request: Request, terms: Terms) -> Facts:

@@ -23,6 +23,7 @@ from . import failures
 from .errors import ConnectionFailed, DeepSeekError, NoKey, one_line
 from .failures import LOOPBACK, host_of
 from .wire import Answer, Balance, Key, Piece, Request
+from .words import t
 
 if TYPE_CHECKING:
     import httpx
@@ -100,7 +101,7 @@ class Events:
         self._open.append(part)
         self._size += len(part)
         if self._size > EVENT_BYTES:
-            raise ValueError(f"an event of more than {EVENT_BYTES >> 20} MiB")
+            raise ValueError(t("an event of more than {size} MiB", size=EVENT_BYTES >> 20))
 
     def _line(self, line: bytes) -> None:
         if line.startswith(b"data:"):
@@ -177,8 +178,12 @@ class Client:
     def __init__(self, key: Key, base_url: str = DEEPSEEK) -> None:
         if not re.fullmatch(r"[!#-\[\]-~]+", key.reveal()):
             raise NoKey(
-                "The key is empty, or holds a space, a line break or another character that no key "
-                "has. Nothing was sent. Type it in again: %deepseek login"
+                t(
+                    "The key is empty, or holds a space, a line break or another character that no "
+                    "key has."
+                ),
+                t("Nothing was sent."),
+                t("Type it in again: %deepseek login"),
             )
         self.key = key
         self.base_url = base_url.strip().rstrip("/")
@@ -358,8 +363,13 @@ class Client:
             with suppress(ValueError, RecursionError):
                 return self._freed(json.loads(body, parse_float=str))
             found = ConnectionFailed(
-                f"{self.host} answered {path} with something that is not JSON. Nothing was billed. "
-                "Look at the address in DEEPSEEK_BASE_URL."
+                t(
+                    "{host} answered {path} with something that is not JSON.",
+                    host=self.host,
+                    path=path,
+                ),
+                t("Nothing was billed."),
+                t("Look at the address in DEEPSEEK_BASE_URL."),
             )
         raise found
 
@@ -454,7 +464,7 @@ class Client:
     def _piece(self, event: str, *, begun: bool, arrived: bool) -> Piece:
         chunk = json.loads(event)
         if not isinstance(chunk, dict):
-            raise json.JSONDecodeError("not an object", "", 0)
+            raise json.JSONDecodeError(t("not an object"), "", 0)
         if error := chunk.get("error"):
             freed = self._freed(error)
             raise failures.in_stream(self.host, freed, begun=begun, arrived=arrived)
@@ -512,9 +522,9 @@ def _bounded(chunks: Iterable[bytes], most: int, seconds: float = float("inf")) 
         size += len(chunk)
         yield chunk
         if size > most:
-            raise ValueError(f"more than {most >> 20} MiB")
+            raise ValueError(t("more than {size} MiB", size=most >> 20))
         if time.monotonic() > until:
-            raise TimeoutError(f"not at its end after {seconds:g} s")
+            raise TimeoutError(t("not at its end after {seconds:g} s", seconds=seconds))
 
 
 def _to_the_end(response: Any, chunks: Iterable[bytes]) -> None:

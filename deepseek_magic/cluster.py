@@ -666,8 +666,7 @@ def _told(frame: Any, error: BaseException) -> DeepSeekError | Interrupted:
             "Top up, then run" if isinstance(error, InsufficientBalance) else "Raise it, and run"
         )
     next_step = f"{first} it again: only the missing rows are asked."
-    what = str(error).partition(". ")[0].rstrip(".")
-    error.args = (f"{what}. {counted} {next_step}",)
+    error.retell(error.what, counted, next_step)
     return error
 
 

@@ -17,6 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from .words import t
+
 if TYPE_CHECKING:
     import httptools
 
@@ -132,7 +134,7 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except Exception as error:  # noqa: BLE001  # what the parser does not take is no HTTP
-            self.end(self.lost("RemoteProtocolError", f"no HTTP: {error}"))
+            self.end(self.lost("RemoteProtocolError", t("no HTTP: {error}", error=error)))
         if self._is_astray:
             self.end()
 
@@ -158,7 +160,7 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._size += len(name) + len(value)
         if self._size > HEAD_BYTES:
-            raise ValueError("headers without an end")
+            raise ValueError(t("headers without an end"))
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
@@ -169,7 +171,7 @@ class _Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         self._body += data
         if len(self._body) > BODY_BYTES:
-            raise ValueError(f"more than {BODY_BYTES >> 20} MiB")
+            raise ValueError(t("more than {size} MiB", size=BODY_BYTES >> 20))
         if data.strip(BLANKS):
             self.spoke = self.heard
 
@@ -248,7 +250,7 @@ class Connections:
     def close(self) -> None:
         """Close all connections; what is under way is `Lost`."""
         for connection in (*self._free, *self._busy):
-            connection.end(connection.lost("ReadError", "the connection was closed"))
+            connection.end(connection.lost("ReadError", t("the connection was closed")))
         self._free.clear()
         if self._looks is not None:
             self._looks.cancel()
@@ -297,7 +299,8 @@ class Connections:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     return await self._open()
             except TimeoutError:
-                raise NotSent("ConnectTimeout", f"not within {CONNECT_SECONDS:g} s") from None
+                late = t("not within {seconds:g} s", seconds=CONNECT_SECONDS)
+                raise NotSent("ConnectTimeout", late) from None
             except (OSError, ssl.SSLError) as error:
                 raise NotSent("ConnectError", str(error)) from None
 
@@ -305,8 +308,8 @@ class Connections:
         loop = asyncio.get_running_loop()
         there = self._proxy or self._url
         if self._proxy is not None and self._proxy.scheme != "http":
-            kind = self._proxy.scheme
-            raise NotSent("ProxyError", f"rows go through http:// proxies, and not {kind}://")
+            why = t("rows go through http:// proxies, and not {kind}://", kind=self._proxy.scheme)
+            raise NotSent("ProxyError", why)
         secure = self._url.scheme == "https"
         context = self._context() if secure else None
         failed: OSError | None = None
@@ -331,7 +334,7 @@ class Connections:
             except OSError as error:  # a time-out is one
                 failed = error
         else:
-            raise failed or OSError("the name has no address")
+            raise failed or OSError(t("the name has no address"))
         # Where one address is silent, the others need not find it out again.
         known = self._addresses[1]
         if known and known[0] != address and address in known:
@@ -354,7 +357,7 @@ class Connections:
             raise NotSent("ProxyError", str(lost)) from None
         if status != 200:
             connection.end()
-            raise NotSent("ProxyError", f"it answered {status}")
+            raise NotSent("ProxyError", t("it answered {status}", status=status))
         loop = asyncio.get_running_loop()
         secured = await loop.start_tls(
             transport, connection, context, server_hostname=self._url.hostname

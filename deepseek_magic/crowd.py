@@ -649,7 +649,7 @@ class Job:
         if row.tries > tries or (wait or 0.0) > WAIT_AT_MOST:
             return False
         at_once = self._pace.at_once(now)
-        self.tally.note = f"{str(error).partition('. ')[0]}. {at_once:,} at once now."
+        self.tally.note = f"{error.what} {at_once:,} at once now."
         row.due = max(now + AGAIN * 2.0 ** min(row.tries - 1, 8), self._pace.resumes_at)
         return True
 

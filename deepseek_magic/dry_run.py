@@ -195,7 +195,7 @@ def _bound(preview: Preview) -> _Bound | None:
 def _what(request: Request, guess: Estimate, bound: _Bound | None) -> Iterator[tuple[str, str]]:
     yield (
         t("Model"),
-        t("{first}, {second}", first=one_line(request.model, 100), second=_thinking(request)),
+        t(", ").join([one_line(request.model, 100), _thinking(request)]),
     )
     yield t("Settings"), listed(list(_settings(request, guess, bound)))
     yield t("Pictures"), _pictures(request)
@@ -249,7 +249,7 @@ def _reckoned(guess: Estimate, bound: _Bound | None) -> Iterator[tuple[str, str]
     how = t("counted, with what the API adds") if tokens.exact else t("estimated")
     yield (
         t("Tokens in"),
-        t("{first}, {second}", first=_about(tokens.low, tokens.likely, tokens.high), second=how),
+        t(", ").join([_about(tokens.low, tokens.likely, tokens.high), how]),
     )
     yield t("Tokens out"), _tokens_out(guess, bound)
     yield (

@@ -22,6 +22,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
+from .words import language, sentences
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
 class DeepSeekError(Exception):
     """A query that did not end in an answer.
 
-    *answer* holds what had arrived, None when nothing had. *trace_id* is the
-    API's own name for the exchange (`x-ds-trace-id`), for its support.
+    Its line is made of what is *told*: what happened first, then what was billed or not
+    done, then the next step. *answer* holds what had arrived, None when nothing had.
+    *trace_id* is the API's own name for the exchange (`x-ds-trace-id`), for its support.
     """
 
     partial: Any = None
@@ -49,11 +52,25 @@ class DeepSeekError(Exception):
     """Whether asking again soon can help, and nothing can have been billed."""
 
     def __init__(
-        self, message: str, *, answer: Answer | None = None, trace_id: str | None = None
+        self, *told: str, answer: Answer | None = None, trace_id: str | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__()
+        self.retell(*told)
         self.answer = answer
         self.trace_id = trace_id
+
+    def retell(self, *told: str) -> None:
+        """Say from now on what is *told*; a line that comes in one is cut after a sentence."""
+        line, parts = sentences(*told), tuple(filter(None, told))
+        self.args = (line,)
+        self.told = parts if len(parts) > 1 else _cut(line)
+        """What the line is made of, beginning with what happened."""
+
+    @property
+    def what(self) -> str:
+        """What happened, as a sentence of its own."""
+        stop = "." if language() == "en" else "。"
+        return f"{self.told[0].rstrip('.。')}{stop}"
 
     def _render_traceback_(self) -> list[str]:
         """Show one line instead of a traceback (IPython asks for this by name)."""
@@ -77,14 +94,13 @@ class OutOfMoney(DeepSeekError):
 
     def __init__(
         self,
-        message: str,
-        *,
+        *told: str,
         balance: Balance | None = None,
         partial: Any = None,
         answer: Answer | None = None,
         trace_id: str | None = None,
     ) -> None:
-        super().__init__(message, answer=answer, trace_id=trace_id)
+        super().__init__(*told, answer=answer, trace_id=trace_id)
         self.balance = balance
         """The last known balance; None when it has not been read."""
         self.partial = partial
@@ -115,14 +131,13 @@ class RequestRefused(DeepSeekError):
 
     def __init__(
         self,
-        message: str,
-        *,
+        *told: str,
         status: int | None = None,
         retry_after: float | None = None,
         answer: Answer | None = None,
         trace_id: str | None = None,
     ) -> None:
-        super().__init__(message, answer=answer, trace_id=trace_id)
+        super().__init__(*told, answer=answer, trace_id=trace_id)
         self.status = status
         """The HTTP status; None when the refusal came inside a stream."""
         self.retry_after = retry_after
@@ -133,6 +148,9 @@ class RequestRefused(DeepSeekError):
 
 class BadRequest(RequestRefused):
     """The request cannot be answered as it is (400, 404, 422)."""
+
+    names_no_model = False
+    """Whether that is because there is no such model."""
 
 
 class WrongKey(RequestRefused):
@@ -175,7 +193,14 @@ class Interrupted(KeyboardInterrupt):
     """How far a question for every row had come; else None."""
 
     def _render_traceback_(self) -> list[str]:
-        return [f"Interrupted: {self}"]
+        return [f"{type(self).__name__}: {self}"]
+
+
+def _cut(line: str) -> tuple[str, ...]:
+    """Cut *line* after its first sentence."""
+    end = "。" if language() == "zh" and "。" in line else ". "
+    first, found, rest = line.partition(end)
+    return (first + found.rstrip(), rest) if rest else (line,)
 
 
 def one_line(text: str, limit: int = 240) -> str:

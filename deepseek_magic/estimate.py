@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal, localcontext
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from . import image_tokens
@@ -18,8 +19,11 @@ from .errors import one_line
 from .prices import PER, charge
 from .tokens import Count, framed, most
 from .wire import EXACT, CostRange
+from .words import later, t, tn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .ledger import Past
     from .prices import Price
     from .wire import Request
@@ -133,24 +137,49 @@ def _usual(
 def _reason(request: Request, price: Price | None, past: Past | None) -> str:
     parts = [_known(past), _end(request)]
     if number := len(request.images):
-        each = "a picture takes" if number == 1 else f"each of {number} pictures takes"
-        parts.append(f"{each} up to {image_tokens.MOST:,} tokens, by its size")
+        parts.append(
+            tn(
+                number,
+                "a picture takes up to {most:,} tokens, by its size",
+                "each of {n} pictures takes up to {most:,} tokens, by its size",
+                most=image_tokens.MOST,
+            )
+        )
     if price is None:
-        parts.append(f"the price of {one_line(request.model, 60)} is not known")
-    return "; ".join(parts)
+        parts.append(t("the price of {model} is not known", model=one_line(request.model, 60)))
+    return t("; ").join(parts)
 
 
 def _known(past: Past | None) -> str:
     if past is None:
-        return "no answer of this kind is known yet"
-    kind = past.kind if past.number != 1 else past.kind.replace("answers", "answer", 1)
+        return t("no answer of this kind is known yet")
     low, _, high = _ordered(past, LONGEST)
+    which = tn(past.number, *_KINDS[past.kind])
     # Past.low and Past.high leave out the shortest and the longest tenth.
-    took = f"mostly took {low:,} to {high:,}" if low < high else f"took {high:,}"
-    return f"{past.number:,} {kind} {took} token{'' if high == 1 else 's'}"
+    if low < high:
+        return t("{which} mostly took {low:,} to {high:,} tokens", which=which, low=low, high=high)
+    return tn(high, "{which} took {n:,} token", "{which} took {n:,} tokens", which=which)
+
+
+_KINDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "answers of this kind and length": (
+            later("{n:,} answer of this kind and length"),
+            later("{n:,} answers of this kind and length"),
+        ),
+        "answers of this kind": (
+            later("{n:,} answer of this kind"),
+            later("{n:,} answers of this kind"),
+        ),
+        "answers of this model": (
+            later("{n:,} answer of this model"),
+            later("{n:,} answers of this model"),
+        ),
+    }
+)
 
 
 def _end(request: Request) -> str:
     if request.max_tokens is None:
-        return f"without --max-tokens it may take up to {LONGEST:,}"
-    return f"--max-tokens ends it at {longest(request):,}"
+        return t("without --max-tokens it may take up to {n:,}", n=LONGEST)
+    return t("--max-tokens ends it at {n:,}", n=longest(request))

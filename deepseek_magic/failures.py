@@ -31,6 +31,7 @@ from .errors import (
     one_line,
 )
 from .wire import EXACT, SHORT_NAMES
+from .words import later, sentences, t
 
 if TYPE_CHECKING:
     from .wire import Answer, Balance, Request
@@ -50,7 +51,6 @@ UNREADABLE = frozenset({
     "JSONDecodeError", "UnicodeDecodeError", "DecodingError", "RecursionError", "ValueError",
 })  # fmt: skip
 RETRIED = frozenset({408, 429, 500, 503, 529})
-HAS_NO_MODEL = "has no model"
 BETA = "/beta"
 """Where an answer goes on (api-docs.deepseek.com/guides/chat_prefix_completion)."""
 CUT = ("peer closed connection", "server disconnected", "[Errno 104]", "Connection reset")
@@ -77,34 +77,40 @@ RETIRED: Mapping[str, str] = MappingProxyType(
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 DAY_SECONDS = 86400.0
 CENT = Decimal("0.01")
-TOP_UP = "Top up, then run the cell again."
-FEWER_AT_ONCE = "Top up, or let the requests that are under way end; then run the cell again."
-PROXY_BETWEEN = (
+TOP_UP = later("Top up, then run the cell again.")
+FEWER_AT_ONCE = later(
+    "Top up, or let the requests that are under way end; then run the cell again."
+)
+PROXY_BETWEEN = later(
     "It does not come from the API: does a proxy or a sign-in page stand between? Look at "
     "HTTPS_PROXY and DEEPSEEK_BASE_URL."
 )
-A_PAGE = "an HTML page"
+A_PAGE = later("an HTML page")
 OF_TLS = r"\[SSL|_SSL_?|\bTLS\b|certificate"
 UNREACHED: Mapping[str, str] = MappingProxyType(
     {
-        "expired|not yet valid": "The certificate is out of date: is this machine's clock right?",
-        "certificate": (
+        "expired|not yet valid": later(
+            "The certificate is out of date: is this machine's clock right?"
+        ),
+        "certificate": later(
             "The certificate is not trusted: is a proxy between? Its certificate belongs into the "
             "system's store, or into the file that SSL_CERT_FILE names."
         ),
-        OF_TLS: (
+        OF_TLS: later(
             "No secure connection came about: is DEEPSEEK_BASE_URL right, or is it an address with "
             "http:// in front?"
         ),
-        "^UnsupportedProtocol": (
+        "^UnsupportedProtocol": later(
             "Write the address in DEEPSEEK_BASE_URL with https:// (or http://) in front."
         ),
-        "^ProxyError": "A proxy turned it away: look at HTTPS_PROXY.",
-        "name or service|nodename|getaddrinfo|name resolution": (
+        "^ProxyError": later("A proxy turned it away: look at HTTPS_PROXY."),
+        "name or service|nodename|getaddrinfo|name resolution": later(
             "The name was not found: is the network up, and DEEPSEEK_BASE_URL right?"
         ),
-        "refused": "Nothing listens there: is DEEPSEEK_BASE_URL right, and the server running?",
-        "^ConnectTimeout": (
+        "refused": later(
+            "Nothing listens there: is DEEPSEEK_BASE_URL right, and the server running?"
+        ),
+        "^ConnectTimeout": later(
             "Nobody took the connection: is the network up? Where only a proxy leads out, "
             "HTTPS_PROXY names it."
         ),
@@ -113,15 +119,18 @@ UNREACHED: Mapping[str, str] = MappingProxyType(
 """What is in the words of a connection that failed, and the next step; the first that fits."""
 NEXT: Mapping[int, tuple[type[RequestRefused], str]] = MappingProxyType(
     {
-        401: (WrongKey, "Set another key: %deepseek login"),
-        403: (WrongKey, "The key is not let in there. Set another: %deepseek login"),
-        404: (BadRequest, "Look at the address in DEEPSEEK_BASE_URL."),
-        405: (BadRequest, "Look at the address in DEEPSEEK_BASE_URL."),
-        407: (RequestRefused, "A proxy wants a name and a password: look at HTTPS_PROXY."),
+        401: (WrongKey, later("Set another key: %deepseek login")),
+        403: (WrongKey, later("The key is not let in there. Set another: %deepseek login")),
+        404: (BadRequest, later("Look at the address in DEEPSEEK_BASE_URL.")),
+        405: (BadRequest, later("Look at the address in DEEPSEEK_BASE_URL.")),
+        407: (
+            RequestRefused,
+            later("A proxy wants a name and a password: look at HTTPS_PROXY."),
+        ),
     }
 )
-ASK_ANEW = "Run the cell again to ask anew."
-GO_ON = "To go on at the price of the rest: %deepseek continue (in Python: Session.resume)."
+ASK_ANEW = later("Run the cell again to ask anew.")
+GO_ON = later("To go on at the price of the rest: %deepseek continue (in Python: Session.resume).")
 HTML = re.compile(r"\s*<(!doctype|html|head|body)\b", re.IGNORECASE)
 
 
@@ -134,13 +143,15 @@ def in_stream(host: str, error: Any, *, begun: bool, arrived: bool = False) -> D
         other = _other_account(host, message, {})
         return empty(message, begun=begun, arrived=arrived, other=other)
     if begun:
-        return BrokenAnswer(f"{host} stopped the answer: {message}. {_kept(arrived)} {ASK_ANEW}")
+        what = t("{host} stopped the answer: {message}.", host=host, message=message)
+        return BrokenAnswer(what, _kept(arrived), t(ASK_ANEW))
     kinds = {"authentication_error": 401, "rate_limit": 429, "invalid_request": 400}
     code = status or next((code for name, code in kinds.items() if name in kind), 500)
     refused, advice = _advice(_Refusal(host, code, message))
     # A relay cannot know what its source has billed.
     unknown = code >= 500 and code != 503 and not _is_deepseek(host)
-    found = refused(f"{host} refused the request: {message}. {_billed(unknown)} {advice}")
+    what = t("{host} refused the request: {message}.", host=host, message=message)
+    found = refused(what, _billed(unknown), advice)
     found.may_be_billed = unknown
     found.may_be_retried = code in {429, 503}
     return found
@@ -160,17 +171,13 @@ def empty(
     *other* is the host whose account it is, when that is not DeepSeek.
     """
     nearly = other is None and (status == 429 or "remaining balance" in message)
-    whose = f"The account at {other}" if other else "The DeepSeek balance"
-    step = FEWER_AT_ONCE if nearly else TOP_UP
-    if other:
-        step = f"Money at DeepSeek does not help here: top up at {other}, then run the cell again."
-    # The first sentence stands alone in a notice, so that it may not end inside the reason.
-    sentences = message.split(". ")
-    reason = next(filter(OF_MONEY.search, sentences), "; ".join(sentences))
+    # No more than one sentence of a reason that may have many.
+    said_so = message.split(". ")
+    reason = next(filter(OF_MONEY.search, said_so), "; ".join(said_so))
     found = InsufficientBalance(
-        f"{whose} is empty{', or nearly so' if nearly else ''} "
-        f"({f'{status}, ' if status else ''}{reason}). "
-        f"{_kept(arrived) if begun else 'Nothing was billed.'} {step}",
+        _is_empty(f"{status}, {reason}" if status else reason, nearly=nearly, other=other),
+        _kept(arrived) if begun else t("Nothing was billed."),
+        _money_step(nearly=nearly, other=other),
         trace_id=trace,
     )
     found.may_be_billed = begun
@@ -180,22 +187,47 @@ def empty(
     return found
 
 
+def _is_empty(reason: str, *, nearly: bool, other: str | None) -> str:
+    if other:
+        return t("The account at {host} is empty ({reason}).", host=other, reason=reason)
+    if nearly:
+        return t("The DeepSeek balance is empty, or nearly so ({reason}).", reason=reason)
+    return t("The DeepSeek balance is empty ({reason}).", reason=reason)
+
+
+def _money_step(*, nearly: bool, other: str | None) -> str:
+    if other:
+        return t(
+            "Money at DeepSeek does not help here: top up at {host}, then run the cell again.",
+            host=other,
+        )
+    return t(FEWER_AT_ONCE) if nearly else t(TOP_UP)
+
+
 def beside(line: str, balance: Balance | None) -> str:
     """Fit the *line* of an error for want of money to a *balance* that shows money all the same."""
     left = balance.effective if balance else None
     if balance is None or left is None or left < CENT:
         return line
     amount = f"{left.quantize(CENT, ROUND_DOWN, EXACT)} {balance.currency}"
-    seen = f"{amount} at {balance.read_at.astimezone():%H:%M:%S}" if balance.read_at else amount
-    words = (
-        f"The balance showed {seen}, but DeepSeek marks it as not available: a payment may still "
-        "be in check, or the account be held. Look there, then run the cell again: "
-        "https://platform.deepseek.com/top_up"
-        if balance.available is False
-        else f"The balance showed {seen}, but its figure lags by minutes and that may be spent. "
-        f"{TOP_UP}"
-    )
-    return line.replace(TOP_UP, words)
+    seen = amount
+    if balance.read_at:
+        time = f"{balance.read_at.astimezone():%H:%M:%S}"
+        seen = t("{amount} at {time}", amount=amount, time=time)
+    if balance.available is False:
+        words = t(
+            "The balance showed {seen}, but DeepSeek marks it as not available: a payment may "
+            "still be in check, or the account be held. Look there, then run the cell again: "
+            "https://platform.deepseek.com/top_up",
+            seen=seen,
+        )
+    else:
+        lags = t(
+            "The balance showed {seen}, but its figure lags by minutes and that may be spent.",
+            seen=seen,
+        )
+        words = sentences(lags, t(TOP_UP))
+    return line.replace(t(TOP_UP), words)
 
 
 def refusal(
@@ -227,7 +259,14 @@ def refusal(
     told = own is not None and _is_own(host, headers) and status not in {502, 504}
     unknown = paid and (status >= 500 or status == 408) and status != 503 and not told
     refused = kind(
-        f"{host} refused the request ({status}): {message}. {_billed(unknown)} {advice}",
+        t(
+            "{host} refused the request ({status}): {message}.",
+            host=host,
+            status=status,
+            message=message,
+        ),
+        _billed(unknown),
+        advice,
         status=status,
         retry_after=facts.wait,
         trace_id=trace,
@@ -244,8 +283,9 @@ def refusal(
 def unreached(host: str, name: str, reason: str) -> DeepSeekError:
     """Tell why no whole request went out: the exception's *name* and its *reason*."""
     found = ConnectionFailed(
-        f"{host} was not reached ({name}: {reason}). Nothing was billed. "
-        f"{_advice_unreached(name, reason)}"
+        t("{host} was not reached ({name}: {reason}).", host=host, name=name, reason=reason),
+        t("Nothing was billed."),
+        _advice_unreached(name, reason),
     )
     found.may_be_retried = name in PASSING and not re.search(OF_TLS, reason, re.IGNORECASE)
     return found
@@ -255,40 +295,61 @@ def _advice_unreached(name: str, reason: str) -> str:
     """Give the next step, by what the exception says."""
     text = f"{name}: {reason}"
     found = (step for mark, step in UNREACHED.items() if re.search(mark, text, re.IGNORECASE))
-    return next(found, "Run the cell again when the network is up. https://status.deepseek.com")
+    otherwise = later("Run the cell again when the network is up. https://status.deepseek.com")
+    return t(next(found, otherwise))
 
 
 def broken(
     host: str, name: str, reason: str, *, arrived: bool = True, idle: float | None = None
 ) -> DeepSeekError:
     """Tell what broke off an answer, or the wait for it; *idle* is how long silence is borne."""
-    advice = ASK_ANEW
-    if "Timeout" in name:
-        long = f"{idle:g} s" if idle else "too long"
-        what = f"{host} was silent for {long}, so the wait was given up"
-        advice += " More patience: %config DeepSeekMagics.timeout = 600"
-    elif name in UNREADABLE:
-        what = f"{host} sent something that cannot be read ({reason[:80]})"
-    else:
-        known = name in {"RemoteProtocolError", "ReadError"} and reason.startswith(CUT)
-        why = "" if known else f" ({name}: {reason})"
-        what = f"The connection to {host} broke off{why}"
-    return BrokenAnswer(f"{what}. {_kept(arrived)} {advice}")
+    told = _silent(host, idle) if "Timeout" in name else _broke_off(host, name, reason)
+    patience = t("More patience: %config DeepSeekMagics.timeout = 600")
+    return BrokenAnswer(told, _kept(arrived), t(ASK_ANEW), patience if "Timeout" in name else "")
+
+
+def _silent(host: str, idle: float | None) -> str:
+    if not idle:
+        return t("{host} was silent for too long, so the wait was given up.", host=host)
+    return t(
+        "{host} was silent for {seconds:g} s, so the wait was given up.", host=host, seconds=idle
+    )
+
+
+def _broke_off(host: str, name: str, reason: str) -> str:
+    if name in UNREADABLE:
+        return t(
+            "{host} sent something that cannot be read ({reason}).", host=host, reason=reason[:80]
+        )
+    if name in {"RemoteProtocolError", "ReadError"} and reason.startswith(CUT):
+        return t("The connection to {host} broke off.", host=host)
+    return t(
+        "The connection to {host} broke off ({name}: {reason}).",
+        host=host,
+        name=name,
+        reason=reason,
+    )
 
 
 def lingering(host: str, seconds: float, *, arrived: bool) -> DeepSeekError:
     """Tell that nothing but keep-alives came for so long."""
     return BrokenAnswer(
-        f"{host} sent nothing but signs of life for {_span(seconds)}, so the wait was given up. "
-        f"{_kept(arrived)} {ASK_ANEW}"
+        t(
+            "{host} sent nothing but signs of life for {span}, so the wait was given up.",
+            host=host,
+            span=_span(seconds),
+        ),
+        _kept(arrived),
+        t(ASK_ANEW),
     )
 
 
 def unended(host: str, *, arrived: bool) -> DeepSeekError:
     """Tell that an answer came to its end without the mark that ends every answer."""
     return BrokenAnswer(
-        f"{host} ended the answer without its end mark, so it may be incomplete. "
-        f"{_kept(arrived)} {ASK_ANEW}"
+        t("{host} ended the answer without its end mark, so it may be incomplete.", host=host),
+        _kept(arrived),
+        t(ASK_ANEW),
     )
 
 
@@ -296,48 +357,55 @@ def no_answer(host: str, text: str) -> DeepSeekError:
     """Tell what came with status 200 and is neither a stream nor an answer."""
     if (error := _error_of(text)) is not None:
         return in_stream(host, error, begun=False)
+    all_the_same = t("It may have been billed all the same.")
     if not text.strip():
-        return BrokenAnswer(
-            f"{host} closed the connection without an answer. It may have been billed all "
-            f"the same. {ASK_ANEW}"
-        )
-    what = said(text) if HTML.match(text) else "something that is no answer"
+        closed = t("{host} closed the connection without an answer.", host=host)
+        return BrokenAnswer(closed, all_the_same, t(ASK_ANEW))
+    what = said(text) if HTML.match(text) else t("something that is no answer")
     return BrokenAnswer(
-        f"{host} sent {what} instead of an answer. It may have been billed all the same. "
-        f"{PROXY_BETWEEN}"
+        t("{host} sent {what} instead of an answer.", host=host, what=what),
+        all_the_same,
+        t(PROXY_BETWEEN),
     )
 
 
 def no_prefix(host: str, error: DeepSeekError) -> DeepSeekError:
     """Tell that an address cannot go on with an answer, where *error* says so."""
     status = error.status if isinstance(error, RequestRefused) else None
-    if status not in {404, 405} or HAS_NO_MODEL in str(error):
+    no_model = isinstance(error, BadRequest) and error.names_no_model
+    if status not in {404, 405} or no_model:
         return error
     return BadRequest(
-        f"{host} knows no prefix completion ({status} at {BETA}), so the answer cannot go on "
-        f"there. Nothing was billed. {ASK_ANEW}",
+        t(
+            "{host} knows no prefix completion ({status} at {path}), so the answer cannot go on "
+            "there.",
+            host=host,
+            status=status,
+            path=BETA,
+        ),
+        t("Nothing was billed."),
+        t(ASK_ANEW),
         status=status,
         trace_id=error.trace_id,
     )
 
 
-def with_way_on(line: str) -> str:
-    """Say in the *line* of an error, once, that its answer can go on."""
-    if GO_ON in line:
-        return line
-    if ASK_ANEW in line:
-        return line.replace(ASK_ANEW, f"{GO_ON} {ASK_ANEW}")
-    return f"{line} {GO_ON}"
+def with_way_on(told: tuple[str, ...]) -> tuple[str, ...]:
+    """Say among the sentences that are *told* of an answer, once, that it can go on."""
+    if t(GO_ON) in told:
+        return told
+    place = told.index(t(ASK_ANEW)) if t(ASK_ANEW) in told else len(told)
+    return (*told[:place], t(GO_ON), *told[place:])
 
 
 def _billed(unknown: bool) -> str:
-    return "It may have been billed." if unknown else "Nothing was billed."
+    return t("It may have been billed.") if unknown else t("Nothing was billed.")
 
 
 def _kept(arrived: bool) -> str:
     if arrived:
-        return "What arrived is kept; it may have been billed."
-    return "No word of it had arrived; it may have been billed all the same."
+        return t("What arrived is kept; it may have been billed.")
+    return t("No word of it had arrived; it may have been billed all the same.")
 
 
 def verdict(request: Request, answer: Answer) -> DeepSeekError | None:
@@ -345,7 +413,7 @@ def verdict(request: Request, answer: Answer) -> DeepSeekError | None:
     if found := _cut_short(answer):
         return found
     if not answer.text.strip():
-        empty = UnusableAnswer(_without_text(request, answer))
+        empty = UnusableAnswer(*_without_text(request, answer))
         empty.problems = ("It is empty",)
         return empty
     return _json_verdict(answer) if request.json else None
@@ -357,29 +425,38 @@ def row_verdict(request: Request, answer: Answer) -> DeepSeekError | None:
         return found
     if answer.finish_reason != "length":
         return None
-    limit = f" of {request.max_tokens:,} tokens" if request.max_tokens else ""
-    return UnusableAnswer(
-        f"The answer was cut at its limit{limit}. It was billed. Raise --max-tokens, and run again "
-        "for this row."
-    )
+    what = t("The answer was cut at its limit.")
+    if request.max_tokens:
+        what = t("The answer was cut at its limit of {n:,} tokens.", n=request.max_tokens)
+    step = t("Raise --max-tokens, and run again for this row.")
+    return UnusableAnswer(what, t("It was billed."), step)
 
 
-def _without_text(request: Request, answer: Answer) -> str:
+def _without_text(request: Request, answer: Answer) -> tuple[str, str, str]:
+    """Say what an answer without words is, that it was billed, and what to do."""
+    thought, limit = bool(answer.reasoning.strip()), request.max_tokens
     if answer.finish_reason != "length":
-        again = "Run the cell again, or put the question in other words."
-        thought = " but for its reasoning" if answer.reasoning.strip() else ""
-        return f"The answer is empty{thought}. It was billed. {again}"
-    limit = f"{request.max_tokens:,}" if request.max_tokens else "the"
-    if answer.reasoning.strip():
-        return (
-            f"All {limit} tokens went into thinking, and none were left for the answer. It was "
-            "billed. Raise the limit or think less: %%deepseek --max-tokens 8000, or "
-            "%%deepseek --think off"
+        what = t(
+            "The answer is empty but for its reasoning." if thought else "The answer is empty."
         )
-    return (
-        f"All {limit} tokens of the answer are blanks. It was billed. Say in the question what "
-        "the answer should look like, then run the cell again."
-    )
+        step = t("Run the cell again, or put the question in other words.")
+    elif thought:
+        what = (
+            t("All {n:,} tokens went into thinking, and none were left for the answer.", n=limit)
+            if limit
+            else t("All the tokens went into thinking, and none were left for the answer.")
+        )
+        step = t(
+            "Raise the limit or think less: %%deepseek --max-tokens 8000, or %%deepseek --think off"
+        )
+    else:
+        what = (
+            t("All {n:,} tokens of the answer are blanks.", n=limit)
+            if limit
+            else t("All the tokens of the answer are blanks.")
+        )
+        step = t("Say in the question what the answer should look like, then run the cell again.")
+    return what, t("It was billed."), step
 
 
 def _cut_short(answer: Answer) -> DeepSeekError | None:
@@ -388,19 +465,21 @@ def _cut_short(answer: Answer) -> DeepSeekError | None:
     match answer.finish_reason:
         case None:
             return BrokenAnswer(
-                "The answer ended without a reason why, so it may be incomplete. "
-                f"{_kept(arrived)} {ASK_ANEW}"
+                t("The answer ended without a reason why, so it may be incomplete."),
+                _kept(arrived),
+                t(ASK_ANEW),
             )
         case "insufficient_system_resource":
             return BrokenAnswer(
-                f"The API stopped the answer for lack of resources. {_kept(arrived)} Run the cell "
-                "again in a while. https://status.deepseek.com"
+                t("The API stopped the answer for lack of resources."),
+                _kept(arrived),
+                t("Run the cell again in a while. https://status.deepseek.com"),
             )
         case "content_filter":
-            kept = "What arrived is kept and was billed." if arrived else "It was billed."
             return UnusableAnswer(
-                f"The API's content filter stopped the answer. {kept} Put the question in other "
-                "words."
+                t("The API's content filter stopped the answer."),
+                t("What arrived is kept and was billed." if arrived else "It was billed."),
+                t("Put the question in other words."),
             )
     return None
 
@@ -409,14 +488,16 @@ def _json_verdict(answer: Answer) -> DeepSeekError | None:
     try:
         answer.json()
     except (ValueError, RecursionError) as error:
-        cut = (
-            " because it was cut at --max-tokens; raise it"
-            if answer.finish_reason == "length"
-            else ""
-        )
+        cut = answer.finish_reason == "length"
         found = UnusableAnswer(
-            f"The answer is not JSON ({error}){cut}. It was billed, and its text is kept above. "
-            "Run the cell again, or say in the question what the JSON should look like."
+            t(
+                "The answer is not JSON ({error}) because it was cut at --max-tokens; raise it."
+                if cut
+                else "The answer is not JSON ({error}).",
+                error=error,
+            ),
+            t("It was billed, and its text is kept above."),
+            t("Run the cell again, or say in the question what the JSON should look like."),
         )
         found.problems = (f"It is not JSON: {error}",)
         return found
@@ -436,30 +517,34 @@ class _Refusal:
 
 def _advice(refused: _Refusal) -> tuple[type[RequestRefused], str]:
     """Give the class of a refusal and the next step."""
-    status, pause = refused.status, f"in {_span(refused.wait)}" if refused.wait else "in a while"
-    if status in {400, 401, 403, 404, 405} and refused.message.startswith(A_PAGE):
-        return RequestRefused, PROXY_BETWEEN
+    status = refused.status
+    again = t("Run the cell again in a while.")
+    if refused.wait:
+        again = t("Run the cell again in {span}.", span=_span(refused.wait))
+    if status in {400, 401, 403, 404, 405} and refused.message.startswith(t(A_PAGE)):
+        return RequestRefused, t(PROXY_BETWEEN)
     if status in NEXT:
-        return NEXT[status]
+        kind, step = NEXT[status]
+        return kind, t(step)
     if status == 429:
-        return TooManyRequests, f"It is not for want of money. Run the cell again {pause}."
+        return TooManyRequests, sentences(t("It is not for want of money."), again)
     if 300 <= status < 400:
-        host = host_of(refused.location or "") or "another address"
-        away = f"It points to {host}; neither the key nor the question went there."
-        return RequestRefused, f"{away} Look at the address in DEEPSEEK_BASE_URL."
+        host = host_of(refused.location or "") or t("another address")
+        away = t("It points to {host}; neither the key nor the question went there.", host=host)
+        return RequestRefused, sentences(away, t("Look at the address in DEEPSEEK_BASE_URL."))
     if status >= 500 or status == 408:
-        page = " https://status.deepseek.com" if _is_deepseek(refused.host) else ""
-        return ServerFailure, f"Run the cell again {pause}.{page}"
+        page = "https://status.deepseek.com" if _is_deepseek(refused.host) else ""
+        return ServerFailure, sentences(again, page)
     return BadRequest, _change(refused)
 
 
 def _change(refused: _Refusal) -> str:
     """Say what to change in a request that cannot be answered as it is."""
     if refused.status == 413 or TOO_LONG.search(refused.message):
-        return "Shorten the text, or --max-tokens, and run the cell again."
+        return t("Shorten the text, or --max-tokens, and run the cell again.")
     if re.search(r"content exists risk", refused.message, re.IGNORECASE):
-        return "Put the question in other words."
-    return "Change what it names, and run the cell again; all options: %%deepseek?"
+        return t("Put the question in other words.")
+    return t("Change what it names, and run the cell again; all options: %%deepseek?")
 
 
 def _unknown_model(host: str, status: int, message: str, model: str) -> DeepSeekError | None:
@@ -469,21 +554,35 @@ def _unknown_model(host: str, status: int, message: str, model: str) -> DeepSeek
     listed = re.search(r"model names are (.{1,200}?),? but you", message)
     known = tuple(SHORT_NAMES.values()) if _is_deepseek(host) else ()
     names = tuple(listed[1].split(", ")) if listed else known
+    what = t(
+        "{host} has no model {model!r}; there are {names}."
+        if names
+        else "{host} has no model {model!r} ({status}, {message}).",
+        host=host,
+        model=one_line(model, 60),
+        names=", ".join(names),
+        status=status,
+        message=message,
+    )
+    found = BadRequest(what, t("Nothing was billed."), _other_model(model, names), status=status)
+    found.names_no_model = True
+    return found
+
+
+def _other_model(model: str, names: tuple[str, ...]) -> str:
+    """Say what to write in the place of a *model* that there is not among *names*."""
     short = {name: short for short, name in SHORT_NAMES.items()}
     near = nearest(model, [*names, *(short[name] for name in names if name in short)])
     if model in RETIRED:
-        advice = f"It was retired on 2026-07-24; its place is taken by: %%deepseek {RETIRED[model]}"
-    elif near:
-        advice = f"Nearest to it: %%deepseek -m {short.get(near, near)}"
-    elif names:
-        advice = f"Choose one: %%deepseek -m {short.get(names[0], names[0])}"
-    else:
-        advice = "Those there are: %deepseek models"
-    there = f"; there are {', '.join(names)}" if names else f" ({status}, {message})"
-    return BadRequest(
-        f"{host} {HAS_NO_MODEL} {one_line(model, 60)!r}{there}. Nothing was billed. {advice}",
-        status=status,
-    )
+        return t(
+            "It was retired on 2026-07-24; its place is taken by: %%deepseek {options}",
+            options=RETIRED[model],
+        )
+    if near:
+        return t("Nearest to it: %%deepseek -m {name}", name=short.get(near, near))
+    if names:
+        return t("Choose one: %%deepseek -m {name}", name=short.get(names[0], names[0]))
+    return t("Those there are: %deepseek models")
 
 
 def _is_deepseek(host: str) -> bool:
@@ -510,7 +609,7 @@ def said(error: Any) -> str:
         error = next((said_so for name in names if (said_so := error.get(name))), "")
     text = error if isinstance(error, str) else json.dumps(error)
     line = _a_page(text) if HTML.match(text) else one_line(text)
-    return line.rstrip(".") or "no reason given"
+    return line.rstrip(".。") or t("no reason given")
 
 
 def host_of(url: str) -> str | None:
@@ -544,7 +643,7 @@ def _status_in(error: Any) -> int | None:
 
 def _a_page(text: str) -> str:
     title = re.search(r"<title[^>]*>([^<]{1,100})", text, re.IGNORECASE)
-    return f'{A_PAGE} ("{one_line(title[1])}")' if title else A_PAGE
+    return f'{t(A_PAGE)} ("{one_line(title[1])}")' if title else t(A_PAGE)
 
 
 def _seconds(headers: Mapping[str, str]) -> float | None:
@@ -570,5 +669,7 @@ def _moment(text: str) -> datetime | None:
 
 def _span(seconds: float) -> str:
     if seconds < 120:
-        return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.0f} hours"
+        return t("{n:.0f} s", n=max(seconds, 1.0))
+    if seconds < 7200:
+        return t("{n:.0f} minutes", n=seconds / 60)
+    return t("{n:.0f} hours", n=seconds / 3600)

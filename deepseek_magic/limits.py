@@ -18,6 +18,7 @@ from .errors import InsufficientBalance, InvalidOption, OutOfMoney, OverLimit, o
 from .estimate import affordable
 from .prices import Band, off_peak_from
 from .wire import EXACT, SHORT_NAMES, Balance, Request, amount
+from .words import later, t
 
 if TYPE_CHECKING:
     from .estimate import Estimate
@@ -81,8 +82,13 @@ def read_amount(name: str, value: object) -> Decimal | None:
     found = amount(number)
     if found is None:
         raise InvalidOption(
-            f"`{name}` cannot be {one_line(repr(value), 60)}; it is an amount in the account's "
-            "currency, such as '0.50'. Nothing was sent."
+            t(
+                "`{name}` cannot be {shown}; it is an amount in the account's currency, such as "
+                "'0.50'.",
+                name=name,
+                shown=one_line(repr(value), 60),
+            ),
+            t("Nothing was sent."),
         )
     return found
 
@@ -128,14 +134,15 @@ class Facts:
 # The checks
 
 
-_WAY_OUT = "or send it all the same: --anyway (anyway=True in Python)"
+_WAY_OUT = later("Try again, or send it all the same: --anyway (anyway=True in Python)")
 
 
 def day_untold() -> OverLimit:
     """Give the refusal of what the ledger could not reserve for."""
     return OverLimit(
-        "There is a limit for the day, and the ledger cannot tell what was spent today. "
-        f"Nothing was sent. Try again, {_WAY_OUT}"
+        t("There is a limit for the day, and the ledger cannot tell what was spent today."),
+        t("Nothing was sent."),
+        t(_WAY_OUT),
     )
 
 
@@ -145,26 +152,50 @@ def _unknown(facts: Facts) -> OutOfMoney | None:
         return None
     if facts.currency is None:
         return OverLimit(
-            "There is a limit, and the account's currency is not known, since its balance could "
-            f"not be read. Nothing was sent. Try again, {_WAY_OUT}"
+            t(
+                "There is a limit, and the account's currency is not known, since its balance "
+                "could not be read."
+            ),
+            t("Nothing was sent."),
+            t(_WAY_OUT),
         )
     if facts.estimate.worst is None:
-        name = facts.request.model
-        return OverLimit(
-            f"There is a limit, and the price of {one_line(name, 60)!r} in {facts.currency} is not "
-            f"known. Nothing was sent. Set it: %deepseek prices --set {one_line(name, 60)} "
-            f"{facts.currency} HIT MISS OUT, {_WAY_OUT}"
-        )
+        return _unpriced(one_line(facts.request.model, 60), facts.currency)
     return None if facts.day_known else day_untold()
+
+
+def _unpriced(model: str, currency: str) -> OverLimit:
+    return OverLimit(
+        t(
+            "There is a limit, and the price of {model!r} in {currency} is not known.",
+            model=model,
+            currency=currency,
+        ),
+        t("Nothing was sent."),
+        t(
+            "Set it: %deepseek prices --set {model} {currency} HIT MISS OUT, or send it all the "
+            "same: --anyway (anyway=True in Python)",
+            model=model,
+            currency=currency,
+        ),
+    )
 
 
 def _over_budget(facts: Facts) -> OutOfMoney | None:
     if facts.budget is None or not _passes(facts, facts.budget):
         return None
     return OverLimit(
-        f"This question {_may_cost(facts, facts.budget)}, and its budget has "
-        f"{at_least(facts.budget, facts.currency)} left. Nothing was sent. Raise --budget, "
-        f"{_shorter(facts)}or send it all the same: --anyway"
+        t(
+            "{costs}, and its budget has {left} left.",
+            costs=_may_cost(facts, facts.budget),
+            left=at_least(facts.budget, facts.currency),
+        ),
+        t("Nothing was sent."),
+        t(
+            "Raise --budget, shorten it, or send it all the same: --anyway"
+            if facts.request.max_tokens is None
+            else "Raise --budget, lower --max-tokens, or send it all the same: --anyway"
+        ),
     )
 
 
@@ -174,10 +205,21 @@ def _over_day(facts: Facts) -> OutOfMoney | None:
         return None
     limit = facts.day_limit or Decimal(0)
     return OverLimit(
-        f"This question {_may_cost(facts, left)}, and {at_least(max(left, Decimal(0)), None)} of "
-        f"{money(limit, facts.currency)} is left for today. Nothing was sent. "
-        f"{_shorter(facts).capitalize()}raise it: %config DeepSeekMagics.day_limit = "
-        f"'{_round_up(limit)}', or send it all the same: --anyway"
+        t(
+            "{costs}, and {left} of {limit} is left for today.",
+            costs=_may_cost(facts, left),
+            left=at_least(max(left, Decimal(0)), None),
+            limit=money(limit, facts.currency),
+        ),
+        t("Nothing was sent."),
+        t(
+            "Shorten it, raise it: %config DeepSeekMagics.day_limit = '{more}', or send it all the "
+            "same: --anyway"
+            if facts.request.max_tokens is None
+            else "Lower --max-tokens, raise it: %config DeepSeekMagics.day_limit = '{more}', or "
+            "send it all the same: --anyway",
+            more=_round_up(limit),
+        ),
     )
 
 
@@ -198,11 +240,17 @@ def _too_little(facts: Facts) -> OutOfMoney | None:
     left, needed = facts.balance.effective if facts.balance else None, facts.needed
     if left is None or needed is None or not facts.fresh or not lacks(facts):
         return None
-    least = "at least" if facts.estimate.cost and facts.estimate.cost.likely is None else "about"
+    least = facts.estimate.cost is not None and facts.estimate.cost.likely is None
     return InsufficientBalance(
-        f"This question costs {least} {money(needed, facts.currency)}, and "
-        f"{at_least(left, facts.currency)} is left. Nothing was sent. Top up, or send it all the "
-        "same: --anyway",
+        t(
+            "This question costs at least {cost}, and {left} is left."
+            if least
+            else "This question costs about {cost}, and {left} is left.",
+            cost=money(needed, facts.currency),
+            left=at_least(left, facts.currency),
+        ),
+        t("Nothing was sent."),
+        t("Top up, or send it all the same: --anyway"),
         balance=facts.balance,
     )
 
@@ -262,14 +310,10 @@ def _may_cost(facts: Facts, left: Decimal) -> str:
     """Say what of the estimate does not fit into what is *left*."""
     usual, worst, currency = facts.estimate.cost, facts.estimate.worst, facts.currency
     if usual is not None and usual.likely is not None and usual.likely > left:
-        return f"usually costs about {money(usual.likely, currency)}"
+        return t("This question usually costs about {cost}", cost=money(usual.likely, currency))
     if usual is not None and usual.low > left:
-        return f"costs at least {money(usual.low, currency)}"
-    return f"may cost {money(worst, currency)}"
-
-
-def _shorter(facts: Facts) -> str:
-    return "lower --max-tokens, " if facts.request.max_tokens is not None else "shorten it, "
+        return t("This question costs at least {cost}", cost=money(usual.low, currency))
+    return t("This question may cost {cost}", cost=money(worst, currency))
 
 
 def _round_up(limit: Decimal) -> str:
@@ -293,7 +337,7 @@ def _other_model(facts: Facts, ask: Callable[[Request, datetime], Estimate]) -> 
     if facts.request.model != SHORT_NAMES["pro"]:
         return None
     less = _less(facts, ask(replace(facts.request, model=SHORT_NAMES["flash"]), facts.at))
-    return less and f"The other model costs {less}: -m flash"
+    return less and t("The other model costs {less}: -m flash", less=less)
 
 
 def _less_thinking(facts: Facts, ask: Callable[[Request, datetime], Estimate]) -> str | None:
@@ -301,9 +345,9 @@ def _less_thinking(facts: Facts, ask: Callable[[Request, datetime], Estimate]) -
         return None
     other = ask(replace(facts.request, think="off"), facts.at)
     if _likely(other) is None:
-        return "Thinking is billed as output; without it answers are shorter: --think off"
+        return t("Thinking is billed as output; without it answers are shorter: --think off")
     less = _less(facts, other)
-    return less and f"Without thinking it costs {less}: --think off"
+    return less and t("Without thinking it costs {less}: --think off", less=less)
 
 
 def _later(facts: Facts, ask: Callable[[Request, datetime], Estimate]) -> str | None:
@@ -312,7 +356,9 @@ def _later(facts: Facts, ask: Callable[[Request, datetime], Estimate]) -> str | 
         return None
     less = _less(facts, ask(facts.request, begins))
     when = clock_time(begins, facts.at)
-    return less and f"Off-peak, from {when} your time, it costs {less}: --off-peak"
+    return less and t(
+        "Off-peak, from {time} your time, it costs {less}: --off-peak", time=when, less=less
+    )
 
 
 def _likely(estimate: Estimate) -> Decimal | None:
@@ -325,15 +371,16 @@ def _less(facts: Facts, other: Estimate) -> str | None:
     if its is not None and mine is not None:
         if its >= mine:
             return None
-        return f"about {money(its, facts.currency)} instead of {money(mine, facts.currency)}"
+        its_cost, my_cost = money(its, facts.currency), money(mine, facts.currency)
+        return t("about {cost} instead of {usual}", cost=its_cost, usual=my_cost)
     share = _share(facts.estimate.price, other.price)
-    return share and f"{share} per token"
+    return share and t("{share} of it per token", share=share)
 
 
 def _share(mine: Price | None, its: Price | None) -> str | None:
     if mine is None or its is None or not mine.out or its.out >= mine.out:
         return None
-    return f"{its.out / mine.out:.0%} of it"
+    return f"{its.out / mine.out:.0%}"
 
 
 # Before sending

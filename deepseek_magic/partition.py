@@ -320,7 +320,7 @@ class _Try:
         try:
             return survey(self.session, read, fresh=asking.fresh)
         except (KeyInText, InvalidOption) as error:
-            error.args = (f"In partition {self.link.number}: {error}",)
+            error.retell(f"In partition {self.link.number}: {error.told[0]}", *error.told[1:])
             raise
 
     def _begin(self, found: Survey) -> frozenset[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from . import images
 from .errors import DeepSeekError, InvalidOption, KeyInText, one_line
 from .wire import SHORT_NAMES, THINK_LEVELS, Image, ImageLink, Key, Message, Request, question
+from .words import later, t
 
 MAX_TOKENS = 393_216
 """The API's own bound on thinking and answer together (api-docs.deepseek.com/api/list-models)."""
@@ -56,19 +57,20 @@ def request_of(prompt: object, **settings: Any) -> Request:
 
 def _unfit(name: str, value: object, wanted: str) -> InvalidOption:
     shown = one_line(repr(value), 60)
-    return InvalidOption(f"`{name}` cannot be {shown}; it {wanted}. Nothing was sent.")
+    what = t("`{name}` cannot be {shown}; it {wanted}.", name=name, shown=shown, wanted=t(wanted))
+    return InvalidOption(what, t("Nothing was sent."))
 
 
 def _text(name: str, value: object) -> str:
     if isinstance(value, str):
         return value
-    raise _unfit(name, value, "is a text")
+    raise _unfit(name, value, later("is a text"))
 
 
 def _named(name: str, value: object) -> str:
     if isinstance(value, str) and value.strip():
         return value.strip()
-    raise _unfit(name, value, "is a name")
+    raise _unfit(name, value, later("is a name"))
 
 
 def _number(name: str, value: object) -> float:
@@ -77,26 +79,26 @@ def _number(name: str, value: object) -> float:
             return float(value)
         except (ValueError, OverflowError):
             pass
-    raise _unfit(name, value, "is a number")
+    raise _unfit(name, value, later("is a number"))
 
 
 def _whole(name: str, value: object) -> int:
     if (number := _number(name, value)).is_integer():
         return int(number)
-    raise _unfit(name, value, "is a whole number")
+    raise _unfit(name, value, later("is a whole number"))
 
 
 def _stops(name: str, value: object) -> tuple[str, ...]:
     rows = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
     if all(isinstance(row, str) and row for row in rows):
         return rows
-    raise _unfit(name, value, "is one text or several, none of them empty")
+    raise _unfit(name, value, later("is one text or several, none of them empty"))
 
 
 def _yes_or_no(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
-    raise _unfit(name, value, "is True or False")
+    raise _unfit(name, value, later("is True or False"))
 
 
 READERS: dict[str, Callable[[str, object], Any]] = {
@@ -161,9 +163,12 @@ def asked(request: Request) -> tuple[Message, ...]:
 def key_found() -> DeepSeekError:
     """Make the error for a text with a key in it; it does not quote the text."""
     return KeyInText(
-        "The text holds something like a key. Nothing was sent. Take it out and, since it stood in "
-        "a notebook, replace it at the place that gave it out. DeepSeek's own key is set with: "
-        "%deepseek login"
+        t("The text holds something like a key."),
+        t("Nothing was sent."),
+        t(
+            "Take it out and, since it stood in a notebook, replace it at the place that gave it "
+            "out. DeepSeek's own key is set with: %deepseek login"
+        ),
     )
 
 
@@ -173,22 +178,31 @@ def _out_of_range(request: Request) -> str | None:
     The bounds: api-docs.deepseek.com/api/create-chat-completion.
     """
     if request.think is not None and request.think not in THINK_LEVELS:
-        return f"`think` cannot be {request.think!r}; it takes {', '.join(THINK_LEVELS)}"
+        levels = ", ".join(THINK_LEVELS)
+        return t(
+            "`think` cannot be {value!r}; it takes {levels}", value=request.think, levels=levels
+        )
     if request.temperature is not None and not 0 <= request.temperature <= 2:
-        return f"`temperature` cannot be {request.temperature:g}; it goes from 0 to 2"
+        return t(
+            "`temperature` cannot be {value:g}; it goes from 0 to 2", value=request.temperature
+        )
     if request.top_p is not None and not 0 < request.top_p <= 1:
-        return f"`top_p` cannot be {request.top_p:g}; it goes from above 0 to 1"
+        return t("`top_p` cannot be {value:g}; it goes from above 0 to 1", value=request.top_p)
     if request.max_tokens is not None and not 1 <= request.max_tokens <= MAX_TOKENS:
-        return f"`max_tokens` cannot be {request.max_tokens:,}; it goes from 1 to {MAX_TOKENS:,}"
+        return t(
+            "`max_tokens` cannot be {value:,}; it goes from 1 to {most:,}",
+            value=request.max_tokens,
+            most=MAX_TOKENS,
+        )
     if len(request.stop) > 16:
-        return f"There are {len(request.stop)} stop strings; the API takes up to 16"
+        return t("There are {n} stop strings; the API takes up to 16", n=len(request.stop))
     return None
 
 
 def _no_question(request: Request) -> str | None:
     messages = asked(request)
     if not messages or not messages[-1].content.strip():
-        return "There is no question; write it in the lines below %%deepseek"
+        return t("There is no question; write it in the lines below %%deepseek")
     return None
 
 
@@ -201,7 +215,9 @@ def half_a_character(text: str) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        return f"The text holds half a character, which cannot be sent ({error.reason})"
+        return t(
+            "The text holds half a character, which cannot be sent ({reason})", reason=error.reason
+        )
     return None
 
 
@@ -210,14 +226,23 @@ def _images_that_cannot_go(request: Request) -> str | None:
     if not pictures:
         return None
     if request.model in BLIND:
-        return f'{request.model} reads no pictures; Flash does: -m flash (model="flash" in Python)'
+        return t(
+            '{model} reads no pictures; Flash does: -m flash (model="flash" in Python)',
+            model=request.model,
+        )
     if len(pictures) > MOST_IMAGES:
-        return f"There are {len(pictures):,} pictures; the API takes up to {MOST_IMAGES}"
+        return t(
+            "There are {n:,} pictures; the API takes up to {most}",
+            n=len(pictures),
+            most=MOST_IMAGES,
+        )
     size = sum(len(image.data) for image in pictures if isinstance(image, Image))
     if size > IMAGE_BYTES:
-        return (
-            f"The pictures have {size / 1e6:,.0f} MB together; one request takes "
-            f"{IMAGE_BYTES / 1e6:.0f} MB. Make them smaller, or send fewer at a time"
+        return t(
+            "The pictures have {size:,.0f} MB together; one request takes {most:.0f} MB. Make them "
+            "smaller, or send fewer at a time",
+            size=size / 1e6,
+            most=IMAGE_BYTES / 1e6,
         )
     return None
 
@@ -239,7 +264,7 @@ def refusal(
     """
     for check in CHECKS:
         if reason := check(request):
-            return InvalidOption(f"{reason}. Nothing was sent.")
+            return InvalidOption(t("{reason}.", reason=reason), t("Nothing was sent."))
     return key_refusal(request, own, answers_too=answers_too)
 
 
@@ -250,12 +275,14 @@ def remarks(request: Request) -> list[str]:
     """
     said = []
     if request.temperature is not None and request.thinks:
-        said.append("temperature has no effect while the model thinks; --think off makes it count")
+        said.append(
+            t("temperature has no effect while the model thinks; --think off makes it count")
+        )
     if request.top_p is not None:
         if request.model == "deepseek-v4-pro" and request.thinks:
-            said.append("top_p has no effect on this model while it thinks")
+            said.append(t("top_p has no effect on this model while it thinks"))
         elif request.model == "deepseek-flash" and not request.thinks:
-            said.append("top_p has no effect on this model unless it thinks")
+            said.append(t("top_p has no effect on this model unless it thinks"))
         elif request.model == "deepseek-flash" and request.top_p < 0.95:
-            said.append("top_p counts as 0.95, the least that this model takes while it thinks")
+            said.append(t("top_p counts as 0.95, the least that this model takes while it thinks"))
     return said

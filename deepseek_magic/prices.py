@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .errors import InvalidOption, one_line
 from .wire import EXACT, SHORT_NAMES, CostRange
+from .words import later, t
 
 if TYPE_CHECKING:
     from .wire import Usage
@@ -35,7 +36,7 @@ ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 
 _DAYS_AHEAD = 30  # three times the longest holiday
 _HIGHEST = Decimal(1_000_000)
-_OWN_FORM = (
+_OWN_FORM = later(
     "Write three numbers, per million tokens: input found in the cache, other input, output; "
     "such as {'my-model': {'CNY': '0.02 1 4'}}. Six are three off-peak and three for peak hours."
 )
@@ -239,8 +240,12 @@ def own_prices(table: Mapping[str, Mapping[str, object]]) -> tuple[Price, ...]:
     Three numbers hold at all hours; of six, the first three are off-peak.
     """
     if not isinstance(table, Mapping):
-        raise InvalidOption(f"{_shown(table)} is no table of prices. No price was set. {_OWN_FORM}")
+        raise _unfit(t("{value} is no table of prices.", value=_shown(table)))
     return tuple(row for model, entries in table.items() for row in _own_rows(model, entries))
+
+
+def _unfit(what: str) -> InvalidOption:
+    return InvalidOption(what, t("No price was set."), t(_OWN_FORM))
 
 
 def _shown(value: object) -> str:
@@ -249,19 +254,15 @@ def _shown(value: object) -> str:
 
 def _own_rows(model: object, entries: object) -> Iterator[Price]:
     if not (isinstance(model, str) and model.strip()):
-        raise InvalidOption(f"{_shown(model)} is no model's name. No price was set. {_OWN_FORM}")
+        raise _unfit(t("{value} is no model's name.", value=_shown(model)))
     if not isinstance(entries, Mapping):
-        raise InvalidOption(
-            f"The price of {_shown(model)} names no currency. No price was set. {_OWN_FORM}"
-        )
+        raise _unfit(t("The price of {model} names no currency.", model=_shown(model)))
     name = SHORT_NAMES.get(model.strip(), model.strip())
     for currency, given in entries.items():
         if not (isinstance(currency, str) and re.fullmatch("[A-Za-z]{3}", currency.strip())):
-            raise InvalidOption(
-                f"{_shown(currency)} is no currency such as CNY or USD. "
-                f"No price was set. {_OWN_FORM}"
-            )
-        numbers = _three_or_six(given, f"{_shown(model)} in {currency.strip().upper()}")
+            raise _unfit(t("{value} is no currency such as CNY or USD.", value=_shown(currency)))
+        whose = t("{model} in {currency}", model=_shown(model), currency=currency.strip().upper())
+        numbers = _three_or_six(given, whose)
         for hours, of_hours in zip(get_args(Band)[::-1], (numbers[:3], numbers[-3:]), strict=True):
             yield Price(name, currency.strip().upper(), hours, ALWAYS, *of_hours)
 
@@ -276,13 +277,15 @@ def _three_or_six(given: object, whose: str) -> list[Decimal]:
     numbers = [_number(part) for part in parts]
     read = [number for number in numbers if number is not None]
     if len(numbers) not in {3, 6} or len(read) != len(numbers):
-        raise InvalidOption(
-            f"{_shown(given)} is no price of {whose}. No price was set. {_OWN_FORM}"
-        )
+        raise _unfit(t("{value} is no price of {whose}.", value=_shown(given), whose=whose))
     if any(hit > miss for hit, miss in ((n[0], n[1]) for n in (read[:3], read[-3:]))):
-        raise InvalidOption(
-            f"In {_shown(given)}, the price of {whose}, input found in the cache costs more "
-            f"than other input. No price was set. {_OWN_FORM}"
+        raise _unfit(
+            t(
+                "In {value}, the price of {whose}, input found in the cache costs more than other "
+                "input.",
+                value=_shown(given),
+                whose=whose,
+            )
         )
     return read
 

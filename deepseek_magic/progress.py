@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from .elements import duration, money
+from .words import t
 
 if TYPE_CHECKING:
     from .jobs import Progress
@@ -101,13 +102,13 @@ def bar(progress: bool | Told) -> Iterator[Told | None]:
 def words(now: Progress) -> str:
     """Say what a bar does not draw: speed, time left, cost, what is under way."""
     parts = [
-        None if now.rate is None else f"{speed(now.rate)} rows/s",
-        f"{duration(now.left)} left" if now.left else None,
+        None if now.rate is None else t("{n} rows/s", n=speed(now.rate)),
+        t("{time} left", time=duration(now.left)) if now.left else None,
         cost_so_far(now),
-        f"{now.under_way:,} under way" if now.under_way else None,
+        t("{n:,} under way", n=now.under_way) if now.under_way else None,
         now.note or None,
     ]
-    return ", ".join(part for part in parts if part)
+    return t(", ").join(part for part in parts if part)
 
 
 def cost_so_far(now: Progress) -> str | None:
@@ -116,15 +117,19 @@ def cost_so_far(now: Progress) -> str | None:
         return None
     if now.expected is None or now.expected <= now.cost:
         return money(now.cost, now.currency)
-    return f"{money(now.cost, None)} of about {money(now.expected, now.currency)}"
+    return t(
+        "{cost} of about {expected}",
+        cost=money(now.cost, None),
+        expected=money(now.expected, now.currency),
+    )
 
 
 def line(now: Progress | None) -> str:
     """Say in one line how far it is."""
     if now is None:
         return ""
-    rows = f"{now.done:,}" if now.rows is None else f"{now.done:,}/{now.rows:,}"
-    return ", ".join(part for part in (f"{rows} rows", words(now)) if part)
+    done = f"{now.done:,}" if now.rows is None else f"{now.done:,}/{now.rows:,}"
+    return t(", ").join(part for part in (t("{done} rows", done=done), words(now)) if part)
 
 
 def speed(rate: float) -> str:

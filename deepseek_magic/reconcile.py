@@ -17,6 +17,7 @@ from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING, Literal
 
 from .wire import EXACT
+from .words import sentences, t
 
 if TYPE_CHECKING:
     from .entries import Spending
@@ -395,22 +396,31 @@ def _other_use(gaps: Sequence[_Gap], currency: str) -> Iterator[Finding]:
 def _of_other_use(one: Finding) -> str:
     since, until = one.since.astimezone(), one.until.astimezone()
     end = f"{until:%H:%M}" if until.date() == since.date() else f"{until:%Y-%m-%d %H:%M}"
-    compare = ", or prices have changed: %deepseek prices" if one.recorded else ""
-    return (
-        f"Between {since:%Y-%m-%d %H:%M} and {end} the balance fell by "
-        f"{_cents(one.amount)} {one.currency} more than is recorded here: other use of this "
-        f"account, such as another computer or key, or a gift that has expired{compare}. "
-        "DeepSeek's own list: https://platform.deepseek.com/usage"
+    what = t(
+        "Between {since} and {until} the balance fell by {amount} {currency} more than is recorded "
+        "here: other use of this account, such as another computer or key, or a gift that has "
+        "expired, or prices have changed: %deepseek prices."
+        if one.recorded
+        else "Between {since} and {until} the balance fell by {amount} {currency} more than is "
+        "recorded here: other use of this account, such as another computer or key, or a gift "
+        "that has expired.",
+        since=f"{since:%Y-%m-%d %H:%M}",
+        until=end,
+        amount=_cents(one.amount),
+        currency=one.currency,
     )
+    return sentences(what, t("DeepSeek's own list: https://platform.deepseek.com/usage"))
 
 
 def _of_prices(one: Finding) -> str:
     with localcontext(EXACT):
         ratio = _cents((one.recorded + one.amount) / one.recorded)
-    return (
-        f"Prices may have changed since {one.since.astimezone():%Y-%m-%d}: the balance falls by "
-        f"about {ratio} {one.currency} for each {one.currency} recorded here. Compare: %deepseek "
-        "prices"
+    return t(
+        "Prices may have changed since {day}: the balance falls by about {ratio} {currency} for "
+        "each {currency} recorded here. Compare: %deepseek prices",
+        day=f"{one.since.astimezone():%Y-%m-%d}",
+        ratio=ratio,
+        currency=one.currency,
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import failures
 from .errors import DeepSeekError, InsufficientBalance, UnusableAnswer, one_line
 from .wire import EXACT, Answer, CostRange, Message, Request, Usage
+from .words import sentences, t
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,7 +190,7 @@ def _span(answer: Answer) -> CostRange | None:
 
 def asked_again(first: Answer, wrong: UnusableAnswer) -> Answer:
     """Say that the repair is asked for now; the tokens and the cost are the first answer's."""
-    note = f"{_what(wrong)}. Asking once more, for it to be put right."
+    note = f"{_what(wrong)} Asking once more, for it to be put right."
     return replace(first, text="", reasoning="", finish_reason=None, note=note)
 
 
@@ -199,14 +200,15 @@ def unrepaired(wrong: UnusableAnswer, why: DeepSeekError, answer: Answer) -> Dee
     Where the repair was not paid for, the want of money is told: more of it helps.
     """
     if isinstance(why, UnusableAnswer):
-        why.args = (after_one(why),)
+        why.retell(*_after_one(why))
     elif isinstance(why, InsufficientBalance):
-        first, _, rest = str(why).partition(". ")
-        rest = rest.removeprefix("Nothing was billed. ").removeprefix("Nothing was sent. ")
-        why.args = (f"{first}. {_what(wrong)}. It was billed; its repair was not sent. {rest}",)
+        unsent = "It was billed; its repair was not sent."
+        said_twice = {t("Nothing was billed."), t("Nothing was sent.")}
+        rest = (line for line in why.told[1:] if line not in said_twice)
+        why.retell(why.what, _what(wrong), unsent, *rest)
     else:
-        reason = one_line(str(why).partition(". ")[0].rstrip("."), PROBLEM)
-        wrong.args = (f"{wrong} No repair came: {reason}.",)
+        reason = one_line(why.what.rstrip(".。"), PROBLEM)
+        wrong.retell(*wrong.told, f"No repair came: {reason}.")
         why = wrong
     why.answer = answer
     return why
@@ -214,10 +216,15 @@ def unrepaired(wrong: UnusableAnswer, why: DeepSeekError, answer: Answer) -> Dee
 
 def after_one(error: UnusableAnswer) -> str:
     """Say that an answer cannot be used although it was sent back once."""
-    words = str(error).replace("It was billed", "Both answers were billed", 1)
-    return f"After one repair {words[:1].lower()}{words[1:]}"
+    return sentences(*_after_one(error))
+
+
+def _after_one(error: UnusableAnswer) -> tuple[str, ...]:
+    first, billed, *rest = (*error.told, "")
+    words = f"After one repair {first[:1].lower()}{first[1:]}"
+    return words, billed.replace("It was billed", "Both answers were billed", 1), *rest
 
 
 def _what(wrong: UnusableAnswer) -> str:
     """Say what is wrong, without what to do."""
-    return one_line(str(wrong).partition(". It was billed")[0], PROBLEM)
+    return f"{one_line(wrong.what.rstrip('.。'), PROBLEM)}."

@@ -26,6 +26,7 @@ from .render import line_html
 from .row_view import row_view
 from .rows import Ended, ended_shown, reach_line
 from .schemas import schema_of
+from .words import later, sentences, t
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -85,22 +86,43 @@ def _value(option: str, text: str, names: Mapping[str, object]) -> object:
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         why = getattr(error, "msg", None) or error
         raise InvalidOption(
-            f'{option} "{said}" is no expression of Python ({one_line(str(why), 60)})'
-            f"{_or_file(option)}. Nothing was sent."
+            t(
+                '{option} "{text}" is no expression of Python ({why}), nor a file of a kind that '
+                "is read here."
+                if option in ("--each", "--image")
+                else '{option} "{text}" is no expression of Python ({why}).',
+                option=option,
+                text=said,
+                why=one_line(str(why), 60),
+            ),
+            t("Nothing was sent."),
         ) from None
     try:
         return eval(code, dict(names))  # noqa: S307  # the user's own code, in the user's kernel
     except NameError as error:
         near = nearest(error.name or "", [name for name in names if name[:1] != "_"])
-        hint = f" Did you mean {one_line(near, 40)}?" if near else ""
         raise InvalidOption(
-            f'{option} "{said}" names {one_line(error.name or "something", 40)}, which does not '
-            f"exist in this notebook.{hint} Nothing was sent. An expression with quotation marks "
-            f'in it goes in quotes as a whole: {option} "{_EXAMPLES[option]}"'
+            t(
+                '{option} "{text}" names {name}, which does not exist in this notebook.',
+                option=option,
+                text=said,
+                name=one_line(error.name or t("something"), 40),
+            ),
+            t("Did you mean {word}?", word=one_line(near, 40)) if near else "",
+            t("Nothing was sent."),
+            t(
+                "An expression with quotation marks in it goes in quotes as a whole: "
+                '{option} "{code}"',
+                option=option,
+                code=_EXAMPLES[option],
+            ),
         ) from error
     except Exception as error:
         why = one_line(f"{type(error).__name__}: {error}", 120)
-        raise InvalidOption(f'{option} "{said}" fails: {why}. Nothing was sent.') from error
+        raise InvalidOption(
+            t('{option} "{text}" fails: {why}.', option=option, text=said, why=why),
+            t("Nothing was sent."),
+        ) from error
 
 
 _EXAMPLES = {
@@ -108,11 +130,6 @@ _EXAMPLES = {
     "--schema": "models['label']",
     "--image": "figures['sales']",
 }
-
-
-def _or_file(option: str) -> str:
-    is_data = option in ("--each", "--image")
-    return ", nor a file of a kind that is read here" if is_data else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,13 +281,15 @@ class RowCell:
         if not self._is_asked():
             self._notices.publish(Shown(line_html(line), line))
             return
-        question = f"{line} Ask as far as it goes? [Y/n] "
+        question = sentences(line, t("Ask as far as it goes? [Y/n] "))
         while (said := _input(question).strip().lower()) not in (*YES, *NO):
-            question = "Please answer y (ask as far as it goes) or n (send nothing): "
+            question = t("Please answer y (ask as far as it goes) or n (send nothing): ")
         if said in NO:
             raise Interrupted(
-                "the rows were not asked. Nothing was sent. For fewer: --limit N; without being "
-                "asked: --anyway"
+                sentences(
+                    t("the rows were not asked. Nothing was sent."),
+                    t("For fewer: --limit N; without being asked: --anyway"),
+                )
             )
 
     def _is_asked(self) -> bool:
@@ -292,7 +311,7 @@ def _input(question: str) -> str:
     except EOFError:
         return NO[0]
     except KeyboardInterrupt:
-        raise Interrupted("the rows were not asked. Nothing was sent.") from None
+        raise Interrupted(t("the rows were not asked. Nothing was sent.")) from None
 
 
 def _with(ended: Ended, after: list[str]) -> Ended:
@@ -303,23 +322,29 @@ def _ending(error: DeepSeekError | Interrupted) -> str:
     """Say in two words why this is not the whole."""
     match error:
         case InsufficientBalance():
-            return "out of money"
+            return OUT_OF_MONEY
         case OverLimit():
-            return "limit reached"
+            return LIMIT_REACHED
         case Interrupted():
-            return "interrupted"
+            return INTERRUPTED
         case _:
-            return "ended early"
+            return ENDED_EARLY
+
+
+OUT_OF_MONEY, LIMIT_REACHED = later("out of money"), later("limit reached")
+INTERRUPTED, ENDED_EARLY = later("interrupted"), later("ended early")
 
 
 def _advice(rows: Rows) -> str:
     """Say how to get at the frame, where it has no name."""
     if rows.out is not None:
         return ""
-    fresh = "without --fresh and " if rows.fresh else ""
-    return (
-        "The frame is bound to no name. Run the cell again "
-        f"{fresh}with -o NAME: what is answered costs nothing."
+    return t(
+        "The frame is bound to no name. Run the cell again without --fresh and with -o NAME: what "
+        "is answered costs nothing."
+        if rows.fresh
+        else "The frame is bound to no name. Run the cell again with -o NAME: what is answered "
+        "costs nothing."
     )
 
 

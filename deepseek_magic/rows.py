@@ -19,9 +19,10 @@ from .elements import (
     at_least,
     clock_time,
     count,
-    counted,
     duration,
     el,
+    in_characters,
+    in_rows,
     joined,
     money,
     one_line,
@@ -32,7 +33,9 @@ from .elements import (
 from .markdown import to_terminal
 from .progress import speed
 from .tables import table_shown
+from .tally import was_not_asked
 from .wire import EXACT
+from .words import listed, sentences, t, tn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,7 +58,6 @@ KINDS = 3
 """Kinds of errors that are told."""
 LONG = 1500
 """Characters of the first question that are shown."""
-NOT_ASKED = "Not asked"
 
 _GREEN, _RED, _AMBER = "#1a7f37", "#cf222e", "#9a6700"
 _TEXT = (
@@ -73,29 +75,41 @@ def reach_line(forecast: Forecast) -> str:
     found = _reach(forecast)
     if found is None:
         return ""
-    what, rows, _ = found
-    free = f", {forecast.kept:,} of them already answered" if forecast.kept and rows else ""
-    number = f"about {rows:,}" if rows else "none"
-    if forecast.cost is None or forecast.cost.likely is None:  # no answer's length is known
-        what = f"At worst {what[0].lower()}{what[1:]}"
-    return f"{what} covers {number} of {counted(forecast.rows, 'row')}{free}."
+    by_balance, rows, _ = found
+    worst = forecast.cost is None or forecast.cost.likely is None  # no answer's length is known
+    if by_balance:
+        who = t("At worst the balance") if worst else t("The balance")
+    else:
+        who = t("At worst the limit") if worst else t("The limit")
+    every = in_rows(forecast.rows)
+    if not rows:
+        return t("{who} covers none of {rows}.", who=who, rows=every)
+    if not forecast.kept:
+        return t("{who} covers about {n:,} of {rows}.", who=who, n=rows, rows=every)
+    return t(
+        "{who} covers about {n:,} of {rows}, {kept:,} of them already answered.",
+        who=who,
+        n=rows,
+        rows=every,
+        kept=forecast.kept,
+    )
 
 
-def _reach(forecast: Forecast) -> tuple[str, int, bool] | None:
-    """Give what ends the job before its last row, after about how many, and whether at once."""
+def _reach(forecast: Forecast) -> tuple[bool, int, bool] | None:
+    """Give what ends the job before its last row: whether the balance, after how many, at once."""
     reaches = [
-        (rows, name)
-        for name, rows in (("The balance", forecast.covered), ("The limit", forecast.within))
+        (rows, not by_balance)
+        for by_balance, rows in ((True, forecast.covered), (False, forecast.within))
         if rows is not None and rows < forecast.to_ask
     ]
     if not reaches:
         return None
-    rows, name = min(reaches)
+    rows, by_limit = min(reaches)
     asked, kept = forecast.to_ask, forecast.kept
     # Equal rows are taken to be spread evenly; rows answered earlier cost nothing.
     share = Decimal(rows + kept) / Decimal(asked + kept)
     reached = int(EXACT.multiply(share, Decimal(forecast.rows - forecast.blank)))
-    return name, _rounded(reached), not rows
+    return not by_limit, _rounded(reached), not rows
 
 
 def _rounded(number: int) -> int:
@@ -107,14 +121,14 @@ def _rounded(number: int) -> int:
 def counts(forecast: Forecast) -> str:
     """Tell how many rows there are, and why some of them are not asked."""
     parts = [
-        f"{forecast.kept:,} answered earlier" if forecast.kept else None,
-        f"{forecast.repeated:,} equal to others" if forecast.repeated else None,
-        f"{forecast.blank:,} with nothing to ask about" if forecast.blank else None,
-        f"{forecast.to_ask:,} to ask",
+        t("{n:,} answered earlier", n=forecast.kept) if forecast.kept else "",
+        t("{n:,} equal to others", n=forecast.repeated) if forecast.repeated else "",
+        t("{n:,} with nothing to ask about", n=forecast.blank) if forecast.blank else "",
+        t("{n:,} to ask", n=forecast.to_ask),
     ]
     if forecast.to_ask == forecast.rows:
-        return f"{forecast.rows:,}, all to ask"
-    return f"{forecast.rows:,}: {', '.join(part for part in parts if part)}"
+        return t("{n:,}, all to ask", n=forecast.rows)
+    return t("{n:,}: {parts}", n=forecast.rows, parts=_listed(parts))
 
 
 def forecast_shown(
@@ -123,9 +137,9 @@ def forecast_shown(
     """Show what a question for every row would cost, how far the money goes, and the first one."""
     lead, rest = _headline(forecast)
     badge, verdict, colour = _verdict(forecast, anyway=anyway)
-    rows = [*_forecast_rows(forecast, at), *(("Note", remark) for remark in remarks)]
-    rows.append(("Verdict", verdict))
-    said = "Nothing was sent."
+    rows = [*_forecast_rows(forecast, at), *((t("Note"), remark) for remark in remarks)]
+    rows.append((t("Verdict"), verdict))
+    after = sentences(rest, t("Nothing was sent."))
     return Shown(
         html=outer(
             f"{BOX};border-left-color:{colour}",
@@ -133,95 +147,110 @@ def forecast_shown(
                 "div",
                 "line-height:1.6",
                 el("span", "font-size:1.15em;font-weight:600", lead),
-                f"{rest} {said} ",
+                f"{after} ",
                 el("span", f"{BADGE};background:{colour}", badge),
             ),
             pairs((name, with_code(value)) for name, value in rows),
             *_first_html(forecast.first),
         ),
         text="\n".join(
-            [f"{lead}{rest} {said} ({badge})", aligned(rows), *_first_text(forecast.first)]
+            [
+                t("{head} ({state})", head=f"{lead}{after}", state=badge),
+                aligned(rows),
+                *_first_text(forecast.first),
+            ]
         ),
     )
 
 
 def _headline(forecast: Forecast) -> tuple[str, str]:
     if not forecast.to_ask:
-        return "Would cost nothing", ": no row has to be asked."
+        return t("Would cost nothing"), t(": no row has to be asked.")
     cost, currency = forecast.cost, forecast.currency
     if cost is None:
-        return "Cost unknown", ": no price is known for it."
+        return t("Cost unknown"), t(": no price is known for it.")
     most = forecast.worst
     if cost.likely is None:
         if most is None:
-            return f"Would cost at least {at_least(cost.low, currency)}", "."
-        high = money(most, currency, rounding=ROUND_UP)
-        return (
-            f"Would cost between {at_least(cost.low, None)} and {high}",
-            ": nothing is known yet.",
-        )
+            low = at_least(cost.low, currency)
+            return t("Would cost at least {low}", low=low), t("{rest}.", rest="")
+        low, high = at_least(cost.low, None), money(most, currency, rounding=ROUND_UP)
+        lead = t("Would cost between {low} and {high}", low=low, high=high)
+        return lead, t(": nothing is known yet.")
     usual = cost.high if most is None else min(cost.high, most)
     low, top = at_least(cost.low, None), money(usual, None, rounding=ROUND_UP)
-    span = f" ({low} to {top})" if low != top else ""
-    limit = "" if most is None else f", at most {money(most, None, rounding=ROUND_UP)}"
-    return f"Would cost about {money(cost.likely, currency)}", f"{span}{limit}."
+    span = t(" ({low} to {high})", low=low, high=top) if low != top else ""
+    limit = "" if most is None else t(", at most {most}", most=money(most, None, rounding=ROUND_UP))
+    lead = t("Would cost about {likely}", likely=money(cost.likely, currency))
+    return lead, t("{rest}.", rest=f"{span}{limit}")
 
 
 def _verdict(forecast: Forecast, *, anyway: bool) -> tuple[str, str, str]:
-    asked = counted(forecast.to_ask, "row")
     if not forecast.to_ask:
-        return "nothing to send", "all that can be answered is in the ledger", _GREEN
+        return t("nothing to send"), t("all that can be answered is in the ledger"), _GREEN
     line = reach_line(forecast)
     if line and anyway and (forecast.covered is None or forecast.covered >= forecast.to_ask):
-        return "would be sent", f"all, as --anyway passes over this: {line}", _GREEN
+        return t("would be sent"), t("all, as --anyway passes over this: {why}", why=line), _GREEN
     if line:
         found = _reach(forecast)
         if found is not None and found[2]:
-            return "would end at once", line, _RED
-        return "would end early", line, _AMBER
-    return "would be sent", f"{asked} would be asked", _GREEN
+            return t("would end at once"), line, _RED
+        return t("would end early"), line, _AMBER
+    asked = in_rows(forecast.to_ask)
+    return t("would be sent"), t("{rows} would be asked", rows=asked), _GREEN
 
 
 def _forecast_rows(forecast: Forecast, at: datetime) -> Iterator[tuple[str, str]]:
-    yield "Rows", counts(forecast)
+    yield t("Rows"), counts(forecast)
     if forecast.first is not None:
-        yield "Model", _model(forecast.first)
-        yield "Tokens in", f"about {forecast.tokens_in:,}"
-    yield "Reckoned", forecast.reason
+        yield t("Model"), _model(forecast.first)
+        yield t("Tokens in"), t("about {n:,}", n=forecast.tokens_in)
+    yield t("Reckoned"), forecast.reason
     balance = forecast.balance
     if balance is None or balance.effective is None:
-        yield "Balance", "unknown"
+        yield t("Balance"), t("unknown")
     else:
-        read = f", read at {clock_time(balance.read_at, at)}" if balance.read_at else ""
-        left = at_least(balance.effective, balance.currency)
-        yield "Balance", f"{left} left{read}{_covers(forecast.covered, forecast.to_ask)}"
+        left = t("{money} left", money=at_least(balance.effective, balance.currency))
+        if balance.read_at:
+            left = t("{left}, read at {time}", left=left, time=clock_time(balance.read_at, at))
+        yield t("Balance"), f"{left}{_covers(forecast.covered, forecast.to_ask)}"
     if forecast.limit is not None:
-        left = at_least(max(forecast.limit, Decimal(0)), forecast.currency)
-        yield "Limit", f"{left} left{_covers(forecast.within, forecast.to_ask)}"
+        limit = at_least(max(forecast.limit, Decimal(0)), forecast.currency)
+        left = t("{money} left", money=limit)
+        yield t("Limit"), f"{left}{_covers(forecast.within, forecast.to_ask)}"
 
 
 def _covers(rows: int | None, of: int) -> str:
     if rows is None or not of:
         return ""
     if rows >= of:
-        return f"; covers {'it' if of == 1 else f'all {of:,}'}"
-    return f"; covers about {_rounded(rows):,} of {of:,} to ask" if rows else "; not enough for one"
+        return tn(of, "; covers it", "; covers all {n:,}")
+    if not rows:
+        return t("; not enough for one")
+    return t("; covers about {n:,} of {all:,} to ask", n=_rounded(rows), all=of)
 
 
 def _model(request: Request) -> str:
     name = one_line(request.model, 100)
     if not request.thinks:
-        thinking = "no thinking"
+        thinking = t("no thinking")
+    elif request.think:
+        thinking = t("thinking {level}", level=request.think)
     else:
-        thinking = f"thinking {request.think}" if request.think else "thinking as the API sets it"
-    limit = f", max_tokens {request.max_tokens:,}" if request.max_tokens is not None else ""
-    return f"{name}, {thinking}{limit}{', JSON' if request.json else ''}"
+        thinking = t("thinking as the API sets it")
+    limit = f"max_tokens {request.max_tokens:,}" if request.max_tokens is not None else ""
+    return _listed([name, thinking, limit, "JSON" if request.json else ""])
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """Write after one another what there is of *parts*."""
+    return t(", ").join(filter(None, parts))
 
 
 def _first_html(first: Request | None) -> Iterator[Markup]:
     if first is None:
         return
-    yield el("div", "margin:.5em 0 .1em", "The first question:")
+    yield el("div", "margin:.5em 0 .1em", t("The first question:"))
     for message in first.messages:
         yield el(
             "details",
@@ -230,7 +259,7 @@ def _first_html(first: Request | None) -> Iterator[Markup]:
                 "summary",
                 "cursor:pointer",
                 el("b", "", one_line(message.role, 40)),
-                el("span", QUIET, f" · {counted(len(message.content), 'character')}"),
+                el("span", QUIET, f" · {in_characters(len(message.content))}"),
             ),
             el("pre", _TEXT, _cut(message.content)),
         )
@@ -239,7 +268,7 @@ def _first_html(first: Request | None) -> Iterator[Markup]:
 def _first_text(first: Request | None) -> Iterator[str]:
     if first is None:
         return
-    yield "The first question:"
+    yield t("The first question:")
     for message in first.messages:
         yield f"{one_line(message.role, 40)}:"
         yield from (f"    {line}" for line in _cut(message.content).split("\n"))
@@ -248,7 +277,10 @@ def _first_text(first: Request | None) -> Iterator[str]:
 def _cut(text: str) -> str:
     shown = to_terminal(text[:LONG])
     rest = len(text) - LONG
-    return shown if rest <= 0 else f"{shown}\n[… {counted(rest, 'character')} more, not shown here]"
+    if rest <= 0:
+        return shown
+    more = t("[… {characters} more, not shown here]", characters=in_characters(rest))
+    return f"{shown}\n{more}"
 
 
 # After
@@ -273,11 +305,11 @@ def summary(ended: Ended) -> str:
     """Tell in one line what became of the rows, what they have cost and how long it took."""
     now = ended.progress
     parts = [
-        ended.ending,
+        t(ended.ending) if ended.ending else "",
         _settled(now, _unanswered(ended)),
         _paid(now),
         duration(now.seconds) if now.asked or now.failed else "",
-        f"{speed(now.rate)} rows/s" if now.rate and now.asked else "",
+        t("{n} rows/s", n=speed(now.rate)) if now.rate and now.asked else "",
         *ended.after,
     ]
     return " · ".join(part for part in parts if part)
@@ -285,17 +317,17 @@ def summary(ended: Ended) -> str:
 
 def _settled(now: Progress, left: int) -> str:
     parts = [
-        f"{now.asked:,} asked" if now.asked or not now.kept else None,
-        f"{now.kept:,} from the ledger" if now.kept else None,
-        f"{now.repeated:,} equal to others" if now.repeated else None,
-        f"{now.failed:,} failed (column error)" if now.failed else None,
-        f"{left:,} left" if left else None,
+        t("{n:,} asked", n=now.asked) if now.asked or not now.kept else "",
+        t("{n:,} from the ledger", n=now.kept) if now.kept else "",
+        t("{n:,} equal to others", n=now.repeated) if now.repeated else "",
+        t("{n:,} failed (column error)", n=now.failed) if now.failed else "",
+        t("{n:,} left", n=left) if left else "",
     ]
-    return f"{_rows(now)}: {', '.join(part for part in parts if part)}"
+    return t("{rows}: {parts}", rows=_rows(now), parts=_listed(parts))
 
 
 def _rows(now: Progress) -> str:
-    return "rows" if now.rows is None else counted(now.rows, "row")
+    return t("rows") if now.rows is None else in_rows(now.rows)
 
 
 def _unanswered(ended: Ended) -> int:
@@ -305,9 +337,9 @@ def _unanswered(ended: Ended) -> int:
 
 def _paid(now: Progress) -> str:
     if now.cost is None:
-        return "cost unknown"
+        return t("cost unknown")
     if not now.cost and not now.asked:
-        return "nothing to pay"
+        return t("nothing to pay")
     return money(now.cost, now.currency)
 
 
@@ -321,24 +353,24 @@ def kinds_of_errors(frame: Any) -> list[str]:
     found = Counter(
         _kind(error)
         for error in frame["error"]
-        if isinstance(error, str) and not error.startswith(NOT_ASKED)
+        if isinstance(error, str) and not was_not_asked(error)
     )
     told = [f"{number:,} × {kind}" for kind, number in found.most_common(KINDS)]
     rest = sum(found.values()) - sum(number for _, number in found.most_common(KINDS))
-    return [*told, *([f"{rest:,} × other errors"] if rest else ())]
+    return [*told, *([t("{n:,} × other errors", n=rest)] if rest else ())]
 
 
 def _kind(error: str) -> str:
     """Bring errors that tell the same of different rows together."""
-    first = re.split(r"[.:] ", error, maxsplit=1)[0]
-    return one_line(first.rstrip("."), 100)
+    first = re.split(r"[.:] |[。：]", error, maxsplit=1)[0]
+    return one_line(first.rstrip(".。"), 100)
 
 
 def ended_shown(ended: Ended, advice: str = "") -> Shown:
     """Show the first rows of the frame and below them the line; *advice* is the last of it."""
     line = summary(ended)
     failed = kinds_of_errors(ended.frame) if ended.frame is not None else []
-    words = f"Failed: {', '.join(failed)}." if failed else ""
+    words = t("Failed: {errors}.", errors=listed(failed)) if failed else ""
     below = [part for part in (line, words, advice) if part]
     quiet = [outer(f"{QUIET};margin:.5em 0 0", with_code(part)) for part in below]
     head = head_shown(ended.frame, ended.new) if ended.frame is not None else Shown("", "")
@@ -378,7 +410,7 @@ def _first_rows(frame: Any) -> list[tuple[Any, ...]]:
 
 def _cell(name: str, value: Any) -> str:
     if _is_missing(value):
-        return "unknown" if name == "cost" else ""
+        return t("unknown") if name == "cost" else ""
     if name == "cost" and isinstance(value, Decimal):
         return money(value, None)
     return one_line(str(value), WIDE)
@@ -404,7 +436,9 @@ def _is_number(rows: Sequence[Sequence[Any]], place: int) -> bool:
 
 def _note(frame: Any, rows: Sequence[object], hidden: int) -> str:
     parts = [
-        f"The first {len(rows)} of {count(len(frame))} rows" if len(frame) > len(rows) else "",
-        f"{counted(hidden, 'column')} not shown" if hidden > 0 else "",
+        t("The first {n} of {all} rows", n=len(rows), all=count(len(frame)))
+        if len(frame) > len(rows)
+        else "",
+        tn(hidden, "{n:,} column not shown", "{n:,} columns not shown") if hidden > 0 else "",
     ]
-    return ", ".join(part for part in parts if part)
+    return _listed(parts)

@@ -96,7 +96,7 @@ class Schema:
         except (ValueError, RecursionError) as error:
             reason = one_line(str(error), 80)
             raise _unusable(
-                f"The answer is not JSON ({reason}). It was billed. Run it again.",
+                (f"The answer is not JSON ({reason}).", "It was billed.", "Run it again."),
                 [f"It is not JSON: {reason}"],
             ) from error
         try:
@@ -133,14 +133,20 @@ class Schema:
 
     def _unfit(self, how: str, error: Exception) -> UnusableAnswer:
         return _unusable(
-            f"The answer {how} {self.name} ({_reason(error)}). It was billed. Run it again, or say "
-            f"in the question what is wanted; what may be missing takes `= None` in {self.name}.",
+            (
+                f"The answer {how} {self.name} ({_reason(error)}).",
+                "It was billed.",
+                (
+                    "Run it again, or say in the question what is wanted; what may be missing "
+                    f"takes `= None` in {self.name}."
+                ),
+            ),
             list(_problems(error)),
         )
 
 
-def _unusable(message: str, problems: Sequence[str]) -> UnusableAnswer:
-    error = UnusableAnswer(message)
+def _unusable(told: Sequence[str], problems: Sequence[str]) -> UnusableAnswer:
+    error = UnusableAnswer(*told)
     error.problems = tuple(problems)
     return error
 

@@ -489,7 +489,7 @@ class Session:
                 pause = _pause(error, attempt) if attempt < self.retries else None
                 if pause is None:
                     raise
-                note = f"{str(error).partition('. ')[0]}. Asked again in {pause:.0f} s"
+                note = f"{error.what} Asked again in {pause:.0f} s"
             else:
                 return
             LOG.info("asking again in %.1f s: attempt %d of %d", pause, attempt + 1, self.retries)
@@ -693,7 +693,7 @@ class Session:
                 with self._lock:
                     self._watch.refused(known if fresh else None, time.monotonic())
                 if not error.unsent:
-                    error.args = (beside(str(error), known),)
+                    error.retell(*(beside(line, known) for line in error.told))
         return error
 
     def _asked(self, request: Request, cell: str | None, at: datetime, reading: Reading) -> Asked:
@@ -1117,7 +1117,7 @@ def _say_way_on(error: DeepSeekError | None, answer: Answer) -> None:
     """Say in *error* that its answer can go on, where it can."""
     broken = isinstance(error, BrokenAnswer | UnusableAnswer)
     if error is not None and broken and continuation.can_go_on(answer):
-        error.args = (with_way_on(str(error)),)
+        error.retell(*with_way_on(error.told))
 
 
 def _in_all(

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .words import t
+
 T = TypeVar("T")
 
 Statement = tuple[str, Mapping[str, Any]]
@@ -280,10 +282,12 @@ class File:
         """Tell of what is not written or read, and never will be."""
         LOG.warning("left out of the ledger: %s: %s", type(error).__name__, error)
         if not self._lasting:
-            self._lasting = (
-                f"A record could not be written to the ledger {self.path}, or not be read from it "
-                f"({error}), and was left out; all others are there. If this comes again, "
-                "report it with this line."
+            self._lasting = t(
+                "A record could not be written to the ledger {path}, or not be read from it "
+                "({error}), and was left out; all others are there. If this comes again, "
+                "report it with this line.",
+                path=self.path,
+                error=error,
             )
         self.problem = self._lasting
 
@@ -369,9 +373,12 @@ class File:
                     return otherwise
                 result = self._tried(work, deadline, within=within)
             except Exception as error:  # noqa: BLE001  no query fails for its record
-                self.problem = (
-                    f"The ledger {self.path} could not be used ({error}). Nothing was lost yet: "
-                    f"{len(self._waiting)} record(s) wait in memory until it works again."
+                self.problem = t(
+                    "The ledger {path} could not be used ({error}). Nothing was lost yet: "
+                    "{n} record(s) wait in memory until it works again.",
+                    path=self.path,
+                    error=error,
+                    n=len(self._waiting),
                 )
                 return otherwise
             finally:
@@ -412,10 +419,12 @@ class File:
         """Go on in memory, for good."""
         self._shut()
         self._in_memory = True
-        self._lasting = (
-            f"The ledger {self.path} cannot be used ({error}); this session's figures are "
+        self._lasting = t(
+            "The ledger {path} cannot be used ({error}); this session's figures are "
             "kept in memory only. Move the file away, or set DEEPSEEK_MAGIC_HOME to a "
-            "folder you can write to, and restart the kernel."
+            "folder you can write to, and restart the kernel.",
+            path=self.path,
+            error=error,
         )
         self._db = _open(":memory:", 0, self._steps)
         return self._db

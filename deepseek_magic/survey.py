@@ -23,6 +23,7 @@ from .jobs import Forecast
 from .prices import PER
 from .records import name_of, shape_of
 from .wire import EXACT, Answer, CostRange, Message, Request
+from .words import later, sentences, t
 
 if TYPE_CHECKING:
     from .clearance import Clearance, Terms
@@ -178,7 +179,7 @@ class Survey:
         return len(self.first) - len(self.kept)
 
 
-BLANK = "There is nothing to ask about: the columns of the template are empty in this row."
+BLANK = later("There is nothing to ask about: the columns of the template are empty in this row.")
 
 
 def survey(asker: Asker, questions: Questions, *, fresh: bool) -> Survey:
@@ -193,19 +194,22 @@ def survey(asker: Asker, questions: Questions, *, fresh: bool) -> Survey:
         if not isinstance(request, Request):
             found.names.append(None)
             found.marks.append(0)
-            found.errors[row] = BLANK if request is None else request
+            found.errors[row] = t(BLANK) if request is None else request
             continue
         if not found.sample and (refusal := preflight.refusal(request, key)):
             raise refusal
         if reason := preflight.half_a_character(request.messages[-1].content):
             found.names.append(None)
             found.marks.append(0)
-            found.errors[row] = f"{reason}. Nothing was sent for this row."
+            found.errors[row] = sentences(
+                t("{reason}.", reason=reason), t("Nothing was sent for this row.")
+            )
             continue
         if preflight.like_a_key(request.messages[-1].content, key):
             raise KeyInText(
-                f"Row {row} (counted from 0) holds something like a key. Nothing was sent. Take it "
-                "out of the data; a key that stood in a file is best replaced."
+                t("Row {row} (counted from 0) holds something like a key.", row=row),
+                t("Nothing was sent."),
+                t("Take it out of the data; a key that stood in a file is best replaced."),
             )
         shape = shape or shape_of(request)
         name = name_of(request, shape)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import DeepSeekError, InsufficientBalance, OutOfMoney
 from .jobs import Progress
 from .wire import EXACT, Answer
+from .words import later, t, tn
 
 if TYPE_CHECKING:
     from .survey import Survey
@@ -133,8 +134,7 @@ class Tally:
         has = {name: self._is_done[row] and errors[row] is None for name, row in first.items()}
         answered = sum(name is not None and has[name] for name in self._found.names)
         rows = len(self._found.names)
-        are = "is" if rows - answered == 1 else "are"
-        return f"{answered:,} of {rows:,} rows have their answer, {rows - answered:,} {are} left."
+        return answered_of(answered, rows)
 
     def share(self, error: DeepSeekError | None, *, stopped: bool) -> None:
         """Give equal rows the answer of the first, and rows that were not asked the reason."""
@@ -155,11 +155,36 @@ def _why(error: DeepSeekError | None, *, stopped: bool) -> str:
     """Say why a row was not asked."""
     match error:
         case InsufficientBalance():
-            reason = "the balance was empty"
+            reason = t("the balance was empty")
         case OutOfMoney():
-            reason = "the limit was reached"
+            reason = t("the limit was reached")
         case None:
-            reason = "it was stopped" if stopped else "it was not reached"
+            reason = t("it was stopped") if stopped else t("it was not reached")
         case _:
-            reason = f"the rows before it ended in {type(error).__name__}"
-    return f"Not asked, as {reason}. Run again for this row."
+            reason = t("the rows before it ended in {error}", error=type(error).__name__)
+    return not_asked(reason)
+
+
+def not_asked(reason: str) -> str:
+    """Give the error of a row that was not asked for that *reason*."""
+    return t("Not asked, as {reason}. Run again for this row.", reason=reason)
+
+
+NOT_ASKED = later("Not asked")
+"""How the error of such a row begins."""
+
+
+def was_not_asked(error: object) -> bool:
+    """Tell whether *error* is that of a row which was not asked."""
+    return str(error or "").startswith((NOT_ASKED, t(NOT_ASKED)))
+
+
+def answered_of(answered: int, rows: int) -> str:
+    """Say how many of all *rows* have an answer, and how many are left."""
+    return tn(
+        rows - answered,
+        "{answered:,} of {rows:,} rows have their answer, {n:,} is left.",
+        "{answered:,} of {rows:,} rows have their answer, {n:,} are left.",
+        answered=answered,
+        rows=rows,
+    )

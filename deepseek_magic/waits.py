@@ -207,7 +207,7 @@ class Waits:
         own_limit = isinstance(error, OverLimit)
         host = error.host if isinstance(error, InsufficientBalance) else None
         return render.Notice(
-            what=str(error).split(". ")[0] + ".",
+            what=error.what,
             at=self._clock(),
             balance=error.balance,
             likely_cost=self._likely_cost(error, asking),

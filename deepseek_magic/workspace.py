@@ -40,7 +40,7 @@ from .unfinished import DEAD, ELSEWHERE, Unfinished, UnfinishedAnswers
 from .view import view_for
 from .waits import Asking, Waits
 from .wire import Answer
-from .words import t
+from .words import sentences, t
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -691,11 +691,12 @@ def _is_unsent(answer: Answer, before: Answer | None) -> bool:
 
 def _stopped(answer: Answer) -> str:
     """Say that an answer was stopped, and what can be done."""
-    line = (
-        "the answer was stopped. What had arrived is kept above; the API may bill it. "
-        f"{failures.ASK_ANEW}"
+    told: tuple[str, ...] = (
+        "the answer was stopped.",
+        "What had arrived is kept above; the API may bill it.",
+        t(failures.ASK_ANEW),
     )
-    return failures.with_way_on(line) if continuation.can_go_on(answer) else line
+    return sentences(*failures.with_way_on(told) if continuation.can_go_on(answer) else told)
 
 
 def _stamp(answer: Answer, ending: str, band: str | None, *, alone: bool = False) -> dict[str, Any]:
