@@ -10,6 +10,9 @@ from __future__ import annotations
 import json
 import locale
 import os
+import re
+import textwrap
+import unicodedata
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -55,6 +58,27 @@ def sentences(*parts: str) -> str:
 def listed(parts: list[str] | tuple[str, ...]) -> str:
     """Write things one after another: "a, b, c"."""
     return (", " if language() == "en" else "、").join(parts)
+
+
+# Signs that end something do not begin a line, and those that begin something do not end one.
+_PIECE = re.compile(r"[（“《]*(?:[!-~…]+|[^\s（“《])[，。：；？！、）”》…]*")
+
+
+def wrapped(text: str, columns: int) -> list[str]:
+    """Break *text* into lines of so many *columns*; a character of Chinese takes two."""
+    if language() == "en":
+        return textwrap.wrap(text, columns, break_on_hyphens=False)
+    lines = [""]
+    for piece in re.finditer(rf"(\s*)({_PIECE.pattern})", text):
+        if _columns(lines[-1] + piece[0]) <= columns:
+            lines[-1] += piece[0]
+        else:
+            lines.append(piece[2])
+    return lines
+
+
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(c) in "WFA" else 1 for c in text)
 
 
 def language() -> Language:

@@ -15,6 +15,7 @@ import pytest
 
 import deepseek_magic
 from deepseek_magic import words
+from deepseek_magic.commands import SUBCOMMANDS
 from deepseek_magic.words import catalog, later, listed, sentences, set_language, t, tn
 
 PACKAGE = Path(deepseek_magic.__file__).parent
@@ -46,7 +47,8 @@ SQL = re.compile(
 HAN = re.compile(r"[\u4e00-\u9fff]")
 LATIN = re.compile(r"[A-Za-z]")
 CODE = re.compile(
-    r"`[^`]+`|(?<![\w-])--[a-z][a-z-]+|%%?deepseek(?: [a-z]+)?|https?://[^\s)）。，]+"
+    r"`[^`]+`|(?<![\w-])--[a-z][a-z-]+|https?://[^\s)）。，]+|%%deepseek|"
+    rf"%deepseek(?: (?:{'|'.join(SUBCOMMANDS)})\b)?"
 )
 """What is pasted or clicked, and so stays as it is."""
 
