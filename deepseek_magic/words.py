@@ -83,7 +83,7 @@ def _columns(text: str) -> int:
 
 def language() -> Language:
     """Give the language of this process: what was set, else the locale's, else English."""
-    return _read(os.environ.get(VARIABLE) or next(filter(None, map(os.environ.get, LOCALE)), None))
+    return _read(chosen() or next(filter(None, map(os.environ.get, LOCALE)), None))
 
 
 def set_language(name: str) -> None:
@@ -91,12 +91,27 @@ def set_language(name: str) -> None:
 
     "auto" goes by the locale. Another name is a `ValueError`.
     """
-    if name not in {"auto", *get_args(Language)}:
+    put_back(None if known(name) == "auto" else name)
+
+
+def known(name: object) -> str:
+    """Give *name* if it is "auto" or a language; anything else is a `ValueError`."""
+    if not isinstance(name, str) or name not in {"auto", *get_args(Language)}:
         raise ValueError(t('The language is "auto", "en" or "zh", and not "{name}".', name=name))
-    if name == "auto":
+    return name
+
+
+def chosen() -> str | None:
+    """Give the language that was set in this process or before it; None is the locale's."""
+    return os.environ.get(VARIABLE)
+
+
+def put_back(before: str | None) -> None:
+    """Set what `chosen` gave *before*."""
+    if before is None:
         os.environ.pop(VARIABLE, None)
     else:
-        os.environ[VARIABLE] = name
+        os.environ[VARIABLE] = before
 
 
 @cache
