@@ -647,7 +647,8 @@ def _is_unsent(answer: Answer, before: Answer | None) -> bool:
 def _stopped(answer: Answer) -> str:
     """Say that an answer was stopped, and what can be done."""
     line = sentences(
-        t("the answer was stopped. What had arrived is kept above; the API may bill it."),
+        t("the answer was stopped."),
+        t("What had arrived is kept above; the API may bill it."),
         t(failures.ASK_ANEW),
     )
     return failures.with_way_on(line) if continuation.can_go_on(answer) else line
