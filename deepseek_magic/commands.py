@@ -510,13 +510,11 @@ class Commands:
                 )
             )
         sandbox.script(*[Reply(**FAILURES[what])] * int(times))
+        number = int(times)
         print(
-            tn(
-                int(times),
-                "The next request gets: {what}",
-                "The next {n} requests get: {what}",
-                what=what,
-            )
+            t("The next request gets: {what}", what=what)
+            if number == 1
+            else t("The next {number} requests get: {what}", number=number, what=what)
         )
 
     def _sandbox_off(self) -> None:
