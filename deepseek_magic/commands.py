@@ -243,29 +243,13 @@ class Commands:
         chosen = asking if list(rest) in ([], ["all"]) else _chosen(rows, rest, "rerun")
         for row in chosen:
             if row not in here and _exists(row.notebook):
-                raise InvalidOption(
-                    t(
-                        "That cell is in {notebook}. Nothing was sent. Open it there and run: "
-                        "%deepseek rerun",
-                        notebook=one_line(row.notebook or t("another session"), 60),
-                    )
-                )
+                raise _elsewhere(row)
         if not chosen:
             print(_none_chosen(rest, len(here)))
             return
         follow, by_hand = self._host.workspace.notices.rerun(chosen, self._run_here)
         if by_hand:
-            raise InvalidOption(
-                tn(
-                    len(by_hand),
-                    "The text of {n:,} cell was not kept (it may hold a key, or "
-                    "DeepSeekMagics.keep says so), so it can only be run by hand. Nothing of it "
-                    "was sent.",
-                    "The text of {n:,} cells was not kept (it may hold a key, or "
-                    "DeepSeekMagics.keep says so), so it can only be run by hand. Nothing of it "
-                    "was sent.",
-                )
-            )
+            raise _by_hand_only(len(by_hand))
         if follow:
             print(
                 t("1 cell runs again in its place.")
@@ -692,6 +676,27 @@ def _were_unpriced(number: int) -> str:
 def _exists(notebook: str | None) -> bool:
     """Tell whether a notebook may still be there; one that was renamed or removed is not."""
     return notebook is None or not Path(notebook).is_absolute() or Path(notebook).exists()
+
+
+def _elsewhere(row: Pending) -> InvalidOption:
+    return InvalidOption(
+        t(
+            "That cell is in {notebook}. Nothing was sent. Open it there and run: %deepseek rerun",
+            notebook=one_line(row.notebook or t("another session"), 60),
+        )
+    )
+
+
+def _by_hand_only(number: int) -> InvalidOption:
+    return InvalidOption(
+        tn(
+            number,
+            "The text of {n:,} cell was not kept (it may hold a key, or DeepSeekMagics.keep says "
+            "so), so it can only be run by hand. Nothing of it was sent.",
+            "The text of {n:,} cells was not kept (it may hold a key, or DeepSeekMagics.keep says "
+            "so), so it can only be run by hand. Nothing of it was sent.",
+        )
+    )
 
 
 def _none_chosen(rest: Sequence[str], left: int) -> str:
