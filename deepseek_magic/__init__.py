@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import DeepSeekError, InsufficientBalance, OverLimit
 from .wire import Answer, Balance
+from .words import set_language
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -30,6 +31,7 @@ __all__ = [
     "Sandbox",
     "Session",
     "is_insufficient_balance",
+    "set_language",
 ]
 
 _LATER = {"Sandbox": "sandbox", "Session": "session", "is_insufficient_balance": "recognise"}

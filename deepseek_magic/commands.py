@@ -16,7 +16,7 @@ from .errors import DeepSeekError, InvalidOption, NoKey, nearest, one_line
 from .options import help_text
 from .schema import BY
 from .wire import SHORT_NAMES, Key, amount
-from .words import later, t
+from .words import later, listed, sentences, t, tn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,23 +28,29 @@ if TYPE_CHECKING:
     from .workspace import Workspace
 
 SUBCOMMANDS = {
-    "balance": "show what is left; it follows every query",
-    "usage": "[--by day,model,notebook,cell] [--days N] add up what was spent, or --notebook FILE",
-    "answers": "[N] list the newest answers that are kept, or show one again for nothing",
-    "fix": "[options of %%deepseek] ask why the last cell failed; --code adds the corrected cell",
-    "continue": "[-o NAME] [--dry-run] let the answer that broke off or was cut last go on",
+    "balance": later("show what is left; it follows every query"),
+    "usage": later(
+        "[--by day,model,notebook,cell] [--days N] add up what was spent, or --notebook FILE"
+    ),
+    "answers": later("[N] list the newest answers that are kept, or show one again for nothing"),
+    "fix": later(
+        "[options of %%deepseek] ask why the last cell failed; --code adds the corrected cell"
+    ),
+    "continue": later("[-o NAME] [--dry-run] let the answer that broke off or was cut last go on"),
     "chat": later(
         "list the conversations of this notebook; show [NAME] their turns, forget [NAME] or --all"
     ),
-    "pending": "show the cells that wait for money (forget N or all: let them go)",
-    "rerun": "[N or all] ask again, or run again, the cells that wait for money",
-    "wait": "[MINUTES] block until there is money on the account",
-    "models": "list the models that the API offers now",
-    "prices": "show the prices, or --set MODEL CURRENCY HIT MISS OUT, or --unset MODEL",
-    "login": "type the key in, hidden (--save keeps it in the system's keyring)",
-    "sandbox": "on [AMOUNT CURRENCY] [-o NAME], top-up AMOUNT, fail WHAT, off: a simulated account",
-    "guard": "on or off: show the notice below ordinary cells that meet an empty balance",
-    "config": "show the settings of this notebook and how to change them",
+    "pending": later("show the cells that wait for money (forget N or all: let them go)"),
+    "rerun": later("[N or all] ask again, or run again, the cells that wait for money"),
+    "wait": later("[MINUTES] block until there is money on the account"),
+    "models": later("list the models that the API offers now"),
+    "prices": later("show the prices, or --set MODEL CURRENCY HIT MISS OUT, or --unset MODEL"),
+    "login": later("type the key in, hidden (--save keeps it in the system's keyring)"),
+    "sandbox": later(
+        "on [AMOUNT CURRENCY] [-o NAME], top-up AMOUNT, fail WHAT, off: a simulated account"
+    ),
+    "guard": later("on or off: show the notice below ordinary cells that meet an empty balance"),
+    "config": later("show the settings of this notebook and how to change them"),
 }
 FAILURES: dict[str, dict[str, Any]] = {
     **{str(status): {"status": status} for status in (400, 401, 402, 429, 500, 503)},
@@ -74,8 +80,8 @@ MOST_DAYS = 3660
 def manual() -> str:
     """Give the whole help: options of the cell magic, subcommands of the line magic."""
     width = max(map(len, SUBCOMMANDS))
-    lines = [f"  %deepseek {name:<{width}}  {what}" for name, what in SUBCOMMANDS.items()]
-    return f"{help_text().rstrip()}\n\nmanage:\n" + "\n".join(lines) + "\n"
+    lines = [f"  %deepseek {name:<{width}}  {t(what)}" for name, what in SUBCOMMANDS.items()]
+    return f"{help_text().rstrip()}\n\n{t('manage:')}\n" + "\n".join(lines) + "\n"
 
 
 class Host(Protocol):
@@ -117,10 +123,15 @@ class Commands:
         name, *rest = words
         if name not in SUBCOMMANDS:
             near = nearest(name, SUBCOMMANDS)
-            hint = f"Did you mean %deepseek {near}? " if near else ""
             raise InvalidOption(
-                f"There is no subcommand {one_line(name, 40)!r}. {hint}All: %deepseek -h. "
-                "To ask a question, start the cell with %%deepseek and write it in the lines below."
+                sentences(
+                    t("There is no subcommand {name!r}.", name=one_line(name, 40)),
+                    t("Did you mean %deepseek {near}?", near=near) if near else "",
+                    t(
+                        "All: %deepseek -h. To ask a question, start the cell with %%deepseek and "
+                        "write it in the lines below."
+                    ),
+                )
             )
         command: Callable[..., None] = getattr(self, f"do_{name}")
         command(*rest)
@@ -164,8 +175,11 @@ class Commands:
         known = {str(number): row for number, row in enumerate(rows, 1)}
         if len(rest) > 1 or rest[0] not in known:
             raise InvalidOption(
-                f"%deepseek answers takes a number of its list, and {one_line(rest[0], 40)!r} is "
-                "none of it. Nothing was sent. The list: %deepseek answers"
+                t(
+                    "%deepseek answers takes a number of its list, and {word!r} is none of it. "
+                    "Nothing was sent. The list: %deepseek answers",
+                    word=one_line(rest[0], 40),
+                )
             )
         workspace.show_kept(known[rest[0]])
 
@@ -176,8 +190,10 @@ class Commands:
         failure = self._host.last_failure()
         if failure is None:
             raise InvalidOption(
-                "No cell has failed in this kernel. Nothing was sent. To ask something else: "
-                "%%deepseek"
+                t(
+                    "No cell has failed in this kernel. Nothing was sent. To ask something else: "
+                    "%%deepseek"
+                )
             )
         own = self._host.workspace.session.client.key
         self._host.ask(f"--raw {shlex.join(rest)}", question_of(failure, own))
@@ -193,9 +209,11 @@ class Commands:
                 out = words.pop(0)
             else:
                 raise InvalidOption(
-                    "%deepseek continue takes nothing more, or -o NAME for the whole answer, or "
-                    f"--dry-run, and {one_line(' '.join([word, *words]), 40)!r} is none of it. "
-                    "Nothing was sent."
+                    t(
+                        "%deepseek continue takes nothing more, or -o NAME for the whole answer, "
+                        "or --dry-run, and {given!r} is none of it. Nothing was sent.",
+                        given=one_line(" ".join([word, *words]), 40),
+                    )
                 )
         self._host.go_on(" ".join(["%deepseek continue", *rest]), out, dry_run=dry_run)
 
@@ -235,10 +253,16 @@ class Commands:
                 pending = self._host.workspace.notices.pending
                 gone = _chosen(pending.rows(), which, "pending forget")
                 pending.forget(gone)
-                print(f"{_cells(len(gone))} let go. What is in the notebook stays as it is.")
+                print(
+                    tn(
+                        len(gone),
+                        "{n:,} cell let go. What is in the notebook stays as it is.",
+                        "{n:,} cells let go. What is in the notebook stays as it is.",
+                    )
+                )
             case _:
                 raise InvalidOption(
-                    "%deepseek pending takes nothing more, or forget N, or forget all."
+                    t("%deepseek pending takes nothing more, or forget N, or forget all.")
                 )
 
     def do_rerun(self, *rest: str) -> None:
@@ -250,25 +274,21 @@ class Commands:
         chosen = asking if list(rest) in ([], ["all"]) else _chosen(rows, rest, "rerun")
         for row in chosen:
             if row not in here and _exists(row.notebook):
-                raise InvalidOption(
-                    f"That cell is in {one_line(row.notebook or 'another session', 60)}. Nothing "
-                    "was sent. Open it there and run: %deepseek rerun"
-                )
+                raise _elsewhere(row)
         if not chosen:
             print(_none_chosen(rest, len(here)))
             return
         follow, by_hand = self._host.workspace.notices.rerun(chosen, self._run_here)
         if by_hand:
-            raise InvalidOption(
-                f"The text of {_cells(len(by_hand))} was not kept (it may hold a key, or "
-                "DeepSeekMagics.keep says so), so it can only be run by hand. Nothing of it was "
-                "sent."
-            )
+            raise _by_hand_only(len(by_hand))
         if follow:
             print(
-                "1 cell runs again in its place."
+                t("1 cell runs again in its place.")
                 if len(follow) == 1
-                else f"{_cells(len(follow))} run again in their places, one after the other."
+                else t(
+                    "{number:,} cells run again in their places, one after the other.",
+                    number=len(follow),
+                )
             )
 
     def _run_here(self, row: Pending) -> None:
@@ -285,30 +305,34 @@ class Commands:
         with workspace.notices.instead_of(row):
             result = workspace.shell.run_cell(row.text, store_history=False)
         if not result.success:
-            raise DeepSeekError("The cell failed again; its own error stands above.")
+            raise DeepSeekError(t("The cell failed again; its own error stands above."))
         workspace.notices.pending.forget([row])
 
     def do_wait(self, *rest: str) -> None:
         """Block until there is money."""
         if len(rest) > 1 or (rest and amount(rest[0]) is None):
-            raise InvalidOption("%deepseek wait takes a number of minutes or nothing.")
+            raise InvalidOption(t("%deepseek wait takes a number of minutes or nothing."))
         minutes = float(rest[0]) if rest else 60 * self._host.wait_hours
         balance = self._host.workspace.wait(60 * minutes)
         waiting = len(self._host.workspace.notices.pending.here())
         left = at_least(balance.effective, balance.currency)
-        then = f" {_cells(waiting)} waiting for it: %deepseek rerun" if waiting else ""
-        print(f"{left} on the account.{then}")
+        then = tn(
+            waiting,
+            "{n:,} cell waiting for it: %deepseek rerun",
+            "{n:,} cells waiting for it: %deepseek rerun",
+        )
+        print(sentences(t("{left} on the account.", left=left), then if waiting else ""))
 
     def do_guard(self, *rest: str) -> None:
         """Switch the guard of ordinary cells."""
         if list(rest) not in ([], ["on"], ["off"]):
-            raise InvalidOption("%deepseek guard takes on or off.")
+            raise InvalidOption(t("%deepseek guard takes on or off."))
         if rest:
             self._host.guard = rest[0] == "on"
         print(
-            "Guard on: an ordinary cell that meets DeepSeek's empty balance gets the notice too."
+            t("Guard on: an ordinary cell that meets DeepSeek's empty balance gets the notice too.")
             if self._host.guard
-            else "Guard off: ordinary cells are left alone."
+            else t("Guard off: ordinary cells are left alone.")
         )
 
     def do_models(self, *rest: str) -> None:
@@ -331,10 +355,12 @@ class Commands:
                 self._unset_price(SHORT_NAMES.get(model, model))
             case _:
                 raise InvalidOption(
-                    "%deepseek prices takes nothing more, or --set MODEL CURRENCY and the price of "
-                    "a million tokens: HIT MISS OUT (input from the cache, other input, output; "
-                    "once more for peak hours), or --unset MODEL, for example: %deepseek prices "
-                    "--set my-model CNY 0.02 1 4"
+                    t(
+                        "%deepseek prices takes nothing more, or --set MODEL CURRENCY and the "
+                        "price of a million tokens: HIT MISS OUT (input from the cache, other "
+                        "input, output; once more for peak hours), or --unset MODEL, for example: "
+                        "%deepseek prices --set my-model CNY 0.02 1 4"
+                    )
                 )
 
     def _show_prices(self) -> None:
@@ -360,25 +386,35 @@ class Commands:
         own_prices({model: given})
         self._host.prices = {**others, model: {**before, **given}}
         priced = self._repriced()
-        print(
-            f"A million tokens of {one_line(model, 60)}: {_in_words(figures, currency)}."
-            + (f" {_were_unpriced(priced)} a cost now." if priced else "")
-            + f"\n{self._to_keep()}"
+        said = t(
+            "A million tokens of {model}: {price}.",
+            model=one_line(model, 60),
+            price=_in_words(figures, currency),
         )
+        print(f"{sentences(said, _were_unpriced(priced))}\n{self._to_keep()}")
 
     def _unset_price(self, model: str) -> None:
         others, before = _parted(self._host.prices, model)
         if not before:
             near = nearest(model, others)
-            hint = f" Did you mean {one_line(near, 60)}?" if near else ""
             raise InvalidOption(
-                f"No price of your own is set for {one_line(model, 60)!r}; nothing has changed."
-                f"{hint} All prices: %deepseek prices"
+                sentences(
+                    t(
+                        "No price of your own is set for {model!r}; nothing has changed.",
+                        model=one_line(model, 60),
+                    ),
+                    _meant(near),
+                    t("All prices: %deepseek prices"),
+                )
             )
         self._host.prices = others
         print(
-            f"The price you set for {one_line(model, 60)} is gone. What was priced with it keeps "
-            f"its cost.\n{self._to_keep()}"
+            t(
+                "The price you set for {model} is gone. What was priced with it keeps its cost.",
+                model=one_line(model, 60),
+            ),
+            self._to_keep(),
+            sep="\n",
         )
 
     def _repriced(self) -> int:
@@ -392,34 +428,39 @@ class Commands:
 
     def _to_keep(self) -> str:
         own = {model: dict(table) for model, table in self._host.prices.items()}
-        return (
+        how = t(
             "This holds for this notebook. To keep it, write this line into ipython_config.py, "
-            "which `ipython profile create` makes:\n"
-            f"c.{type(self._host).__name__}.prices = {own!r}"
+            "which `ipython profile create` makes:"
         )
+        return f"{how}\nc.{type(self._host).__name__}.prices = {own!r}"
 
     def do_login(self, *rest: str) -> None:
         """Take a key, typed in hidden."""
         save = list(rest) == ["--save"]
         if rest and not save:
             raise InvalidOption(
-                "%deepseek login asks for the key, hidden; nothing but --save may follow. If that "
-                "was a key, it is in this notebook and its history now: replace it at "
-                "https://platform.deepseek.com/api_keys"
+                t(
+                    "%deepseek login asks for the key, hidden; nothing but --save may follow. If "
+                    "that was a key, it is in this notebook and its history now: replace it at "
+                    "https://platform.deepseek.com/api_keys"
+                )
             )
         key = Key(_typed_key())
         balance = self._host.workspace.account.sign_in(key)
         if save:
             _keep_key(key)
         left = at_least(balance.effective, balance.currency)
-        print(f"Signed in: {left} left." + (" The key is in the keyring." if save else ""))
+        kept = t("The key is in the keyring.") if save else ""
+        print(sentences(t("Signed in: {left} left.", left=left), kept))
 
     def do_sandbox(self, *rest: str) -> None:
         """Switch to a simulated account, top it up, or switch back."""
         match rest:
             case ("on", *words, "-o" | "--out", name) if len(words) <= 2:
                 if not name.isidentifier():
-                    raise InvalidOption(f"{one_line(name, 40)!r} is no name; nothing has changed.")
+                    raise InvalidOption(
+                        t("{name!r} is no name; nothing has changed.", name=one_line(name, 40))
+                    )
                 self._sandbox_on(*words)
                 self._host.workspace.shell.user_ns[name] = self._host.workspace.account.sandbox
             case ("on", *words) if len(words) <= 2:
@@ -432,8 +473,10 @@ class Commands:
                 self._sandbox_off()
             case _:
                 raise InvalidOption(
-                    "%deepseek sandbox takes on [AMOUNT [CNY or USD]] [-o NAME], top-up AMOUNT, "
-                    "fail WHAT, or off, for example: %deepseek sandbox on 0.05 CNY"
+                    t(
+                        "%deepseek sandbox takes on [AMOUNT [CNY or USD]] [-o NAME], top-up "
+                        "AMOUNT, fail WHAT, or off, for example: %deepseek sandbox on 0.05 CNY"
+                    )
                 )
 
     def _sandbox_on(self, balance: str = "0.05", currency: str = "CNY") -> None:
@@ -441,46 +484,61 @@ class Commands:
         currency = currency.upper()
         if currency not in {"CNY", "USD"}:
             raise InvalidOption(
-                f"The sandbox keeps money in CNY or USD, not {one_line(currency, 40)!r}."
+                t(
+                    "The sandbox keeps money in CNY or USD, not {currency!r}.",
+                    currency=one_line(currency, 40),
+                )
             )
         given = _amount(balance)
         sandbox = self._host.workspace.account.sandbox_on(given, currency)
         print(
-            f"Sandbox on: a simulated account with {money(given, currency)}. No real money "
-            "moves, nothing leaves this machine.\nTop it up at "
-            f"{sandbox.top_up_url} or with: %deepseek sandbox top-up 10"
+            t(
+                "Sandbox on: a simulated account with {balance}. No real money moves, nothing "
+                "leaves this machine.\n"
+                "Top it up at {url} or with: %deepseek sandbox top-up 10",
+                balance=money(given, currency),
+                url=sandbox.top_up_url,
+            )
         )
 
     def _sandbox_top_up(self, more: str) -> None:
 
         if self._host.workspace.account.sandbox is None:
-            raise InvalidOption("The sandbox is off. Switch it on first: %deepseek sandbox on")
+            raise InvalidOption(t("The sandbox is off. Switch it on first: %deepseek sandbox on"))
         self._host.workspace.account.sandbox.top_up(_amount(more))
         balance = self._host.workspace.session.balance()
         left = at_least(balance.effective, balance.currency)
-        print(f"Topped up. {left} in the sandbox now.")
+        print(t("Topped up. {left} in the sandbox now.", left=left))
 
     def _sandbox_fail(self, what: str, times: str = "1") -> None:
         from .sandbox import Reply
 
         sandbox = self._host.workspace.account.sandbox
         if sandbox is None:
-            raise InvalidOption("The sandbox is off. Switch it on first: %deepseek sandbox on")
+            raise InvalidOption(t("The sandbox is off. Switch it on first: %deepseek sandbox on"))
         if what not in FAILURES or not times.isdecimal() or not 1 <= int(times) <= 100:
             raise InvalidOption(
-                f"%deepseek sandbox fail takes one of {', '.join(FAILURES)}, and how often (1 to "
-                "100), for example: %deepseek sandbox fail 503 2"
+                t(
+                    "%deepseek sandbox fail takes one of {kinds}, and how often (1 to 100), "
+                    "for example: %deepseek sandbox fail 503 2",
+                    kinds=listed(tuple(FAILURES)),
+                )
             )
         sandbox.script(*[Reply(**FAILURES[what])] * int(times))
-        print(f"The next {'request gets' if times == '1' else times + ' requests get'}: {what}")
+        number = int(times)
+        print(
+            t("The next request gets: {what}", what=what)
+            if number == 1
+            else t("The next {number} requests get: {what}", number=number, what=what)
+        )
 
     def _sandbox_off(self) -> None:
         was_on = self._host.workspace.account.sandbox is not None
         self._host.workspace.account.sandbox_off()
         print(
-            "Sandbox off. The next question goes to your own account."
+            t("Sandbox off. The next question goes to your own account.")
             if was_on
-            else "The sandbox is off already."
+            else t("The sandbox is off already.")
         )
 
     def do_config(self, *rest: str) -> None:
@@ -489,7 +547,7 @@ class Commands:
 
         _no_more("config", rest)
         rows = [
-            (name, repr(getattr(self._host, name)), trait.help)
+            (name, repr(getattr(self._host, name)), t(trait.help))
             for name, trait in sorted(self._host.traits(config=True).items())
         ]
         self._host.workspace.notices.publish(tables.settings_shown(type(self._host).__name__, rows))
@@ -511,21 +569,42 @@ def _flags(name: str, rest: Sequence[str], known: Mapping[str, str]) -> dict[str
     for flag, words in found.items():
         if not any(words):
             raise InvalidOption(
-                f"{flag} needs a value, for example: %deepseek {name} {flag} {known[flag]}"
+                t(
+                    "{flag} needs a value, for example: %deepseek {name} {flag} {example}",
+                    flag=flag,
+                    name=name,
+                    example=known[flag],
+                )
             )
     return found
 
 
 def _no_such_flag(name: str, word: str, twice: bool, known: Mapping[str, str]) -> NoReturn:
     if twice:
-        raise InvalidOption(f"{one_line(word, 40)} stands there twice; leave one out.")
+        raise InvalidOption(t("{word} stands there twice; leave one out.", word=one_line(word, 40)))
     *most, last = known
-    near = nearest(word, known)
     raise InvalidOption(
-        f"%deepseek {name} takes {', '.join(most)} and {last}, and {one_line(word, 40)!r} is none "
-        f"of them.{f' Did you mean {near}?' if near else ''} For example: %deepseek {name} "
-        f"{most[0]} {known[most[0]]}"
+        sentences(
+            t(
+                "%deepseek {name} takes {most} and {last}, and {word!r} is none of them.",
+                name=name,
+                most=listed(most),
+                last=last,
+                word=one_line(word, 40),
+            ),
+            _meant(nearest(word, known)),
+            t(
+                "For example: %deepseek {name} {flag} {example}",
+                name=name,
+                flag=most[0],
+                example=known[most[0]],
+            ),
+        )
     )
+
+
+def _meant(name: str | None) -> str:
+    return t("Did you mean {word}?", word=one_line(name, 60)) if name else ""
 
 
 def _by(words: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
@@ -533,11 +612,16 @@ def _by(words: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     names = [name for word in words for name in word.split(",") if name]
     for name in names:
         if name not in known:
-            near = nearest(name, known)
             raise InvalidOption(
-                f"Usage is not added up by {one_line(name, 40)!r}, only by {', '.join(known)}."
-                f"{f' Did you mean {near}?' if near else ''} For example: %deepseek usage --by "
-                "day,model"
+                sentences(
+                    t(
+                        "Usage is not added up by {name!r}, only by {known}.",
+                        name=one_line(name, 40),
+                        known=listed(tuple(known)),
+                    ),
+                    _meant(nearest(name, known)),
+                    t("For example: %deepseek usage --by day,model"),
+                )
             )
     return tuple(dict.fromkeys(names))
 
@@ -548,8 +632,12 @@ def _number_of_days(words: Sequence[str]) -> int | None:
     text = " ".join(words)
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_DAYS):
         raise InvalidOption(
-            f"--days takes a number of days from 1 to {MOST_DAYS:,}, and {one_line(text, 40)!r} is "
-            "none. For example: %deepseek usage --days 7"
+            t(
+                "--days takes a number of days from 1 to {most:,}, and {text!r} is none. "
+                "For example: %deepseek usage --days 7",
+                most=MOST_DAYS,
+                text=one_line(text, 40),
+            )
         )
     return int(text)
 
@@ -559,13 +647,17 @@ def _of_notebook(flags: Mapping[str, Sequence[str]]) -> Shown:
 
     if len(flags) > 1:
         raise InvalidOption(
-            "--notebook adds up by model what a file shows, and goes with no other flag. The "
-            "ledger knows more: %deepseek usage --by notebook,day"
+            t(
+                "--notebook adds up by model what a file shows, and goes with no other flag. The "
+                "ledger knows more: %deepseek usage --by notebook,day"
+            )
         )
     if len(flags["--notebook"]) > 1:
         raise InvalidOption(
-            "--notebook takes one file. Where its name has blanks, put it in quotes: %deepseek "
-            'usage --notebook "my notebook.ipynb"'
+            t(
+                "--notebook takes one file. Where its name has blanks, put it in quotes: "
+                '%deepseek usage --notebook "my notebook.ipynb"'
+            )
         )
     path = Path(flags["--notebook"][0])
     found = stamps.of_file(path)
@@ -588,20 +680,28 @@ def _parted(
 
 def _in_words(figures: Sequence[str], currency: str) -> str:
     def three(hit: str, miss: str, out: str) -> str:
-        return f"{hit} for input from the cache, {miss} for other input, {out} for output"
+        return t(
+            "{hit} for input from the cache, {miss} for other input, {out} for output",
+            hit=hit,
+            miss=miss,
+            out=out,
+        )
 
-    first = f"{three(*figures[:3])}, in {currency}"
-    return first if len(figures) == 3 else f"{first}; at peak {three(*figures[3:])}"
+    price = three(*figures[:3])
+    if len(figures) == 3:
+        return t("{price}, in {currency}", price=price, currency=currency)
+    peak = three(*figures[3:])
+    return t("{price}, in {currency}; at peak {peak}", price=price, currency=currency, peak=peak)
 
 
 def _were_unpriced(number: int) -> str:
-    return f"{number:,} question" + (
-        " that was unpriced has" if number == 1 else "s that were unpriced have"
+    if not number:
+        return ""
+    return tn(
+        number,
+        "{n:,} question that was unpriced has a cost now.",
+        "{n:,} questions that were unpriced have a cost now.",
     )
-
-
-def _cells(number: int) -> str:
-    return f"{number:,} cell" + ("" if number == 1 else "s")
 
 
 def _exists(notebook: str | None) -> bool:
@@ -609,15 +709,39 @@ def _exists(notebook: str | None) -> bool:
     return notebook is None or not Path(notebook).is_absolute() or Path(notebook).exists()
 
 
+def _elsewhere(row: Pending) -> InvalidOption:
+    return InvalidOption(
+        t(
+            "That cell is in {notebook}. Nothing was sent. Open it there and run: %deepseek rerun",
+            notebook=one_line(row.notebook or t("another session"), 60),
+        )
+    )
+
+
+def _by_hand_only(number: int) -> InvalidOption:
+    return InvalidOption(
+        tn(
+            number,
+            "The text of {n:,} cell was not kept (it may hold a key, or DeepSeekMagics.keep says "
+            "so), so it can only be run by hand. Nothing of it was sent.",
+            "The text of {n:,} cells was not kept (it may hold a key, or DeepSeekMagics.keep says "
+            "so), so it can only be run by hand. Nothing of it was sent.",
+        )
+    )
+
+
 def _none_chosen(rest: Sequence[str], left: int) -> str:
     """Say why nothing runs; *left* cells of the user's own code wait."""
     if rest and rest[0].startswith("#"):
-        return "Nothing of that waits any more, so nothing was sent."
+        return t("Nothing of that waits any more, so nothing was sent.")
     if not left:
-        return "No cell waits for money."
-    return (
-        f"No question waits for money. {_cells(left)} of your own code can be run again by "
-        "number: %deepseek pending"
+        return t("No cell waits for money.")
+    return tn(
+        left,
+        "No question waits for money. {n:,} cell of your own code can be run again by number: "
+        "%deepseek pending",
+        "No question waits for money. {n:,} cells of your own code can be run again by number: "
+        "%deepseek pending",
     )
 
 
@@ -635,12 +759,22 @@ def _chosen(rows: Sequence[Pending], which: Sequence[str], command: str) -> list
     known = {str(number): row for number, row in enumerate(rows, 1)} | named
     for word in which:
         if word not in known:
-            there = f"1 to {len(rows)}" if len(rows) > 1 else "1" if rows else "none"
-            raise InvalidOption(
-                f"No cell {one_line(word, 40)!r} waits for money; there is {there}. Look: "
-                f"%deepseek pending, then for example: %deepseek {command} 1"
+            look = t(
+                "Look: %deepseek pending, then for example: %deepseek {command} 1",
+                command=command,
             )
+            raise InvalidOption(sentences(_no_such_cell(one_line(word, 40), len(rows)), look))
     return list(dict.fromkeys(known[word] for word in which))
+
+
+def _no_such_cell(word: str, last: int) -> str:
+    if last > 1:
+        what = later("No cell {word!r} waits for money; there is 1 to {last}.")
+    elif last == 1:
+        what = later("No cell {word!r} waits for money; there is 1.")
+    else:
+        what = later("No cell {word!r} waits for money; there is none.")
+    return t(what, word=word, last=last)
 
 
 def _words(line: str) -> list[str]:
@@ -648,21 +782,27 @@ def _words(line: str) -> list[str]:
         return shlex.split(line)
     except ValueError as error:
         raise InvalidOption(
-            f"%deepseek cannot read its line ({error}). All: %deepseek -h"
+            t("%deepseek cannot read its line ({error}). All: %deepseek -h", error=error)
         ) from None
 
 
 def _no_more(name: str, rest: tuple[str, ...]) -> None:
     if rest:
         raise InvalidOption(
-            f"%deepseek {name} takes nothing more; leave out {one_line(rest[0], 40)!r}."
+            t(
+                "%deepseek {name} takes nothing more; leave out {word!r}.",
+                name=name,
+                word=one_line(rest[0], 40),
+            )
         )
 
 
 def _amount(text: str) -> Decimal:
     found = amount(text)
     if found is None:
-        raise InvalidOption(f"{one_line(text, 40)!r} is not an amount; write for example 0.05")
+        raise InvalidOption(
+            t("{text!r} is not an amount; write for example 0.05", text=one_line(text, 40))
+        )
     return found
 
 
@@ -670,13 +810,13 @@ def _typed_key() -> str:
     from getpass import getpass
 
     try:
-        text = getpass("DeepSeek key (hidden): ").strip()
+        text = getpass(t("DeepSeek key (hidden): ")).strip()
     except Exception as error:
         raise InvalidOption(
-            "There is nobody to type the key in. Set DEEPSEEK_API_KEY before Jupyter starts."
+            t("There is nobody to type the key in. Set DEEPSEEK_API_KEY before Jupyter starts.")
         ) from error
     if not text:
-        raise InvalidOption("No key was typed in; nothing has changed. Again: %deepseek login")
+        raise InvalidOption(t("No key was typed in; nothing has changed. Again: %deepseek login"))
     return text
 
 
@@ -687,7 +827,9 @@ def _keep_key(key: Key) -> None:
         keyring.set_password("deepseek_magic", "api_key", key.reveal())
     except Exception as error:  # noqa: BLE001  # no package, no backend, or a locked one
         raise DeepSeekError(
-            "Signed in, but the key was not kept, since no keyring can be used "
-            f"({type(error).__name__}). It holds for this kernel. For a keyring: "
-            "pip install keyring"
+            t(
+                "Signed in, but the key was not kept, since no keyring can be used ({error}). "
+                "It holds for this kernel. For a keyring: pip install keyring",
+                error=type(error).__name__,
+            )
         ) from None

@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import InvalidOption
 from .wire import EXACT, Answer, CostRange, ImageLink, Message, Request, Usage
+from .words import later, sentences, t
 
 MENDABLE = frozenset({None, "length", "insufficient_system_resource"})
 """Reasons to end after which there is more to come (api-docs.deepseek.com/api)."""
@@ -22,7 +23,7 @@ MENDABLE = frozenset({None, "length", "insufficient_system_resource"})
 NOTHING_BILLED = frozenset({"refused", "failed"})
 """How a call ends that has brought nothing and cost nothing."""
 
-ASK_ANEW = "Nothing was sent. Ask anew."
+ASK_ANEW = later("Nothing was sent. Ask anew.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +44,18 @@ def can_go_on(answer: Answer | None) -> bool:
 def _why_not(answer: Answer) -> str | None:
     """Say why *answer* cannot go on; None when it can."""
     if answer.request is None:
-        return "It is not known what this answer was asked, so it cannot go on"
+        return t("It is not known what this answer was asked, so it cannot go on.")
     if _lost(answer):
-        return "This answer had pictures, which the ledger does not keep, so it cannot go on"
+        return t("This answer had pictures, which the ledger does not keep, so it cannot go on.")
     if answer.finish_reason not in MENDABLE:
-        return f"This answer has come to its end ({answer.finish_reason}), so it does not go on"
+        return t(
+            "This answer has come to its end ({reason}), so it does not go on.",
+            reason=answer.finish_reason,
+        )
     if answer.finish_reason == "length" and answer.text and not answer.text.strip():
-        return "This answer is nothing but blanks, so there is nothing to go on from"
+        return t("This answer is nothing but blanks, so there is nothing to go on from.")
     if not (answer.text.strip() or answer.reasoning.strip()):
-        return "No word of this answer had arrived, so there is nothing to go on from"
+        return t("No word of this answer had arrived, so there is nothing to go on from.")
     return None
 
 
@@ -64,20 +68,26 @@ def beginning(begun: Answer | BaseException) -> Answer:
     """Give what is to go on: an answer so far, or the one that an error carries."""
     found = getattr(begun, "answer", None) if isinstance(begun, BaseException) else begun
     if not isinstance(found, Answer):
-        raise InvalidOption(
-            "Neither an answer nor an error with one was given, so there is nothing to go on "
-            f"from. {ASK_ANEW}"
+        raise _refusal(
+            t(
+                "Neither an answer nor an error with one was given, so there is nothing to go on "
+                "from."
+            )
         )
     if (reason := _why_not(found)) is not None:
-        raise InvalidOption(f"{reason}. {ASK_ANEW}")
+        raise _refusal(reason)
     return found
+
+
+def _refusal(reason: str) -> InvalidOption:
+    return InvalidOption(sentences(reason, t(ASK_ANEW)))
 
 
 def rest_of(answer: Answer, max_tokens: int | None = None) -> Request:
     """Make the request that asks for what is missing of *answer*, of at most *max_tokens*."""
     asked = answer.request
     if asked is None:
-        raise InvalidOption(f"It is not known what this answer was asked. {ASK_ANEW}")
+        raise _refusal(t("It is not known what this answer was asked."))
     first = asked.messages[-1] if asked.goes_on else Message("assistant", "", prefix=True)
     so_far = replace(
         first,

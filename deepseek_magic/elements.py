@@ -111,11 +111,6 @@ def count(number: int | None) -> str:
     return t("unknown") if number is None else f"{number:,}"
 
 
-def counted(number: int, word: str) -> str:
-    """Write a number of things: "1 day", "2 days"."""
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
-
-
 def in_tokens(number: int) -> str:
     """Write a number of tokens: "1 token", "2,000 tokens"."""
     return tn(number, "{n:,} token", "{n:,} tokens")

@@ -10,6 +10,7 @@ import logging
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -21,7 +22,7 @@ from traitlets import Bool, Dict, Enum, Float, Integer, TraitError, Unicode, obs
 
 from .errors import one_line
 from .wire import THINK_LEVELS, Answer, Request, amount, question
-from .words import later
+from .words import chosen, known, language, later, put_back, set_language, t, wrapped
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, SimpleMatcherResult
@@ -41,70 +42,110 @@ LOG = logging.getLogger("deepseek_magic")
 class _Amount(Unicode[Any, Any]):
     """An amount of money as text; a number is taken as it is written."""
 
-    info_text = "an amount as text, such as '5.00'"
+    def info(self) -> str:
+        """Say what it takes."""
+        return t("an amount as text, such as '5.00'")
 
     def validate(self, obj: Any, value: Any) -> str:  # noqa: ARG002  # as traitlets calls it
         """Give *value* as text, if it is an amount."""
         text = str(value) if isinstance(value, Real) and not isinstance(value, bool) else value
         if not isinstance(text, str) or amount(text) is None:
             raise TraitError(
-                f"{self.name} takes an amount as text, such as '5.00', or None; "
-                f"{one_line(repr(value), 60)} is none."
+                t(
+                    "{name} takes an amount as text, such as '5.00', or None; {value} is none.",
+                    name=self.name,
+                    value=one_line(repr(value), 60),
+                )
             )
         return text
+
+
+class LanguageEnum(Enum[Any]):
+    """The language of what is shown; what is none is told in one line."""
+
+    def validate(self, obj: Any, value: Any) -> str:  # noqa: ARG002  # as traitlets calls it
+        """Give *value*, if it is a language."""
+        try:
+            return known(value)
+        except ValueError as error:
+            raise TraitError(str(error)) from None
 
 
 @magics_class
 class DeepSeekMagics(Magics):
     """Settings for this notebook; a flag on a cell is stronger."""
 
-    model = Unicode("flash", help="Asks this model when a cell names none.").tag(config=True)
+    model = Unicode("flash", help=later("Asks this model when a cell names none.")).tag(config=True)
+    language = LanguageEnum(
+        ("auto", "en", "zh"),
+        "auto",
+        help=later(
+            "Shows texts in English (en) or Chinese (zh); auto: as DEEPSEEK_MAGIC_LANGUAGE says, "
+            "or else the locale."
+        ),
+    ).tag(config=True)
     think = Enum(
-        THINK_LEVELS, None, allow_none=True, help="Thinks this much; the API's default when None."
+        THINK_LEVELS,
+        None,
+        allow_none=True,
+        help=later("Thinks this much; the API's default when None."),
     ).tag(config=True)
     system = Unicode(
-        None, allow_none=True, help="Sends this system message with every question."
+        None, allow_none=True, help=later("Sends this system message with every question.")
     ).tag(config=True)
     max_tokens = Integer(
-        None, allow_none=True, help="Ends answers, thinking included, after so many tokens."
+        None, allow_none=True, help=later("Ends answers, thinking included, after so many tokens.")
     ).tag(config=True)
-    temperature = Float(None, allow_none=True, help="Sets the temperature, 0 to 2.").tag(
+    temperature = Float(None, allow_none=True, help=later("Sets the temperature, 0 to 2.")).tag(
         config=True
     )
-    top_p = Float(None, allow_none=True, help="Sets top_p, above 0 to 1.").tag(config=True)
-    thinking = Bool(True, help="Shows the model's reasoning, folded, above the answer.").tag(
+    top_p = Float(None, allow_none=True, help=later("Sets top_p, above 0 to 1.")).tag(config=True)
+    thinking = Bool(True, help=later("Shows the model's reasoning, folded, above the answer.")).tag(
         config=True
     )
     on_empty = Enum(
         ("notice", "wait", "raise"),
         "notice",
-        help="Shows a notice when the money is gone, waits for a top-up and goes on, or only "
-        "raises InsufficientBalance.",
+        help=later(
+            "Shows a notice when the money is gone, waits for a top-up and goes on, or only "
+            "raises InsufficientBalance."
+        ),
     ).tag(config=True)
     wait_hours = Float(
-        24.0, min=0, help="Waits for a top-up so many hours, by a button or with --on-empty wait."
+        24.0,
+        min=0,
+        help=later("Waits for a top-up so many hours, by a button or with --on-empty wait."),
     ).tag(config=True)
     explain_after = Float(
-        180.0, min=0, help="Explains after so many seconds why a top-up may not be there yet."
+        180.0,
+        min=0,
+        help=later("Explains after so many seconds why a top-up may not be there yet."),
     ).tag(config=True)
     retries = Integer(
         3,
         min=0,
-        help="Asks so often again, after growing pauses, where surely nothing was billed: the API "
-        "is overloaded, or the network down.",
+        help=later(
+            "Asks so often again, after growing pauses, where surely nothing was billed: the API "
+            "is overloaded, or the network down."
+        ),
     ).tag(config=True)
     guard = Bool(
-        True, help="Shows the notice also below ordinary cells that meet DeepSeek's empty balance."
+        True,
+        help=later(
+            "Shows the notice also below ordinary cells that meet DeepSeek's empty balance."
+        ),
     ).tag(config=True)
     concurrency = Integer(
         None,
         allow_none=True,
         min=1,
-        help="Has at most so many rows of --each under way at once; None: as many as the account "
-        "allows (2,500 for flash, 500 for pro).",
+        help=later(
+            "Has at most so many rows of --each under way at once; None: as many as the account "
+            "allows (2,500 for flash, 500 for pro)."
+        ),
     ).tag(config=True)
     data_tokens = Integer(
-        1000, min=1, help="Bounds what one {{value}} adds to a prompt, in tokens."
+        1000, min=1, help=later("Bounds what one {{value}} adds to a prompt, in tokens.")
     ).tag(config=True)
     chat_tokens = Integer(
         32_000,
@@ -115,45 +156,57 @@ class DeepSeekMagics(Magics):
         ),
     ).tag(config=True)
     budget = _Amount(
-        None, allow_none=True, help="Lets a cell spend no more than this, in your currency."
+        None, allow_none=True, help=later("Lets a cell spend no more than this, in your currency.")
     ).tag(config=True)
     day_limit = _Amount(
         None,
         allow_none=True,
-        help="Lets all notebooks together spend no more than this on a day, in your currency.",
+        help=later(
+            "Lets all notebooks together spend no more than this on a day, in your currency."
+        ),
     ).tag(config=True)
     repair = Bool(
         True,
-        help="Sends an answer that is not the JSON asked for (--json, --schema) back once, to be "
-        "put right.",
+        help=later(
+            "Sends an answer that is not the JSON asked for (--json, --schema) back once, to be "
+            "put right."
+        ),
     ).tag(config=True)
-    off_peak = Bool(False, help="Waits for the cheaper hours before each question.").tag(
+    off_peak = Bool(False, help=later("Waits for the cheaper hours before each question.")).tag(
         config=True
     )
     cache = Bool(
         False,
-        help="Shows answers that the very same questions had before, from the ledger and for "
-        "nothing.",
+        help=later(
+            "Shows answers that the very same questions had before, from the ledger and for "
+            "nothing."
+        ),
     ).tag(config=True)
     prices = Dict(
-        help="Your own prices per million tokens, stronger than the published ones: by model and "
-        "currency, such as {'my-model': {'CNY': '0.02 1 4'}} (cached input, input, output)."
+        help=later(
+            "Your own prices per million tokens, stronger than the published ones: by model and "
+            "currency, such as {'my-model': {'CNY': '0.02 1 4'}} (cached input, input, output)."
+        )
     ).tag(config=True)
     timeout = Float(
-        300.0, min=0.1, help="Gives an answer up after so many seconds without a sign of life."
+        300.0,
+        min=0.1,
+        help=later("Gives an answer up after so many seconds without a sign of life."),
     ).tag(config=True)
     warn_below = Dict(
-        {"CNY": "5", "USD": "1"}, help="Calls the balance low under these amounts, by currency."
+        {"CNY": "5", "USD": "1"},
+        help=later("Calls the balance low under these amounts, by currency."),
     ).tag(config=True)
     keep = Enum(
         ("all", "figures", "nothing"),
         "all",
-        help="Keeps questions and answers in the ledger, only their figures, or nothing.",
+        help=later("Keeps questions and answers in the ledger, only their figures, or nothing."),
     ).tag(config=True)
 
     def __init__(self, shell: InteractiveShell, **settings: Any) -> None:
-        super().__init__(shell, **settings)
+        self._language_before = chosen()
         self._workspace: Workspace | None = None
+        super().__init__(shell, **settings)
         self._succeeded: set[str] = set()
         self._failure: Failure | None = None
         self.given = _Given({}, [], None)
@@ -173,8 +226,13 @@ class DeepSeekMagics(Magics):
         for currency, mark in proposal["value"].items():
             if amount(str(mark)) is None:
                 raise TraitError(
-                    f"warn_below takes an amount for each currency, such as {{'CNY': '5'}}, "
-                    f"and {mark!r} for {currency!r} is none."
+                    t(
+                        "warn_below takes an amount for each currency, such as {example}, "
+                        "and {mark!r} for {currency!r} is none.",
+                        example="{'CNY': '5'}",
+                        mark=mark,
+                        currency=currency,
+                    )
                 )
         return proposal["value"]
 
@@ -188,6 +246,14 @@ class DeepSeekMagics(Magics):
         except InvalidOption as error:
             raise TraitError(str(error)) from None
         return proposal["value"]
+
+    @observe("language")
+    def _speak(self, change: Any) -> None:
+        if change["new"] == "auto":
+            put_back(self._language_before)
+        else:
+            set_language(change["new"])
+        describe()
 
     @observe("keep")
     def _keep_otherwise(self, _: object) -> None:
@@ -241,8 +307,18 @@ class DeepSeekMagics(Magics):
             return failure_of(source, error)
         return self._failure
 
+    @classmethod
+    def class_get_trait_help(cls, trait: Any, inst: Any = None, helptext: str | None = None) -> str:
+        """Describe a setting, in the user's language, for `%config DeepSeekMagics`."""
+        if helptext is not None or language() == "en":
+            return super().class_get_trait_help(trait, inst, helptext)
+        head, *rest = super().class_get_trait_help(trait, inst, "").splitlines()
+        lines = textwrap.indent("\n".join(wrapped(t(trait.help), 76)), "    ")
+        return "\n".join([head, lines, *rest])
+
     def close(self) -> None:
         """Leave nothing behind."""
+        self.language = "auto"
         if self._workspace is not None:
             self._workspace.close()
 
@@ -251,7 +327,7 @@ class DeepSeekMagics(Magics):
     @no_var_expand
     @line_cell_magic
     def deepseek(self, line: str, cell: str | None = None) -> None:
-        """Ask DeepSeek, or manage the account; `getdoc` below tells the rest."""
+        """Ask DeepSeek, or manage the account; all of it: %deepseek -h"""  # noqa: D400, D415
         try:
             if cell is None:
                 from .commands import Commands
@@ -462,6 +538,15 @@ def _manual() -> str:
 # IPython asks so for the text of `%%deepseek?`, which is put together only then.
 vars(DeepSeekMagics)["deepseek"].getdoc = _manual
 
+_MAGIC = later("Ask DeepSeek, or manage the account; all of it: %deepseek -h")
+_SETTINGS = later("Settings for this notebook; a flag on a cell is stronger.")
+
+
+def describe() -> None:
+    """Choose the language of docstrings, which IPython reads as they are (`%quickref`)."""
+    vars(DeepSeekMagics)["deepseek"].__doc__ = t(_MAGIC)
+    DeepSeekMagics.__doc__ = t(_SETTINGS)
+
 
 @context_matcher()
 def complete(context: CompletionContext) -> SimpleMatcherResult:
@@ -535,6 +620,7 @@ def load(shell: InteractiveShell) -> None:
     if find(shell) is not None:
         return
     magics = DeepSeekMagics(shell)
+    describe()
     shell.register_magics(magics)
     magics.given = _Given(
         {"pre_run_cell": magics.before_cell, "post_run_cell": magics.after_cell},

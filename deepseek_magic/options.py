@@ -12,7 +12,6 @@ import keyword
 import math
 import re
 import shlex
-import textwrap
 import unicodedata
 from collections import deque
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InvalidOption, nearest, one_line
 from .wire import SHORT_NAMES, THINK_LEVELS, Think, amount
-from .words import later, t
+from .words import later, listed, sentences, t, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -65,26 +64,35 @@ class Options:
 # Reading values
 
 
-def _refusal(what: str) -> InvalidOption:
-    return InvalidOption(f"{what} Nothing was sent. All options: %%deepseek -h")
+def _refusal(what: str, hint: str = "") -> InvalidOption:
+    return InvalidOption(sentences(what, hint, t("Nothing was sent. All options: %%deepseek -h")))
 
 
 def _meant(word: str | None) -> str:
-    return f" Did you mean {one_line(word, 40)}?" if word else ""
+    return t("Did you mean {word}?", word=one_line(word, 40)) if word else ""
 
 
 def _choice(name: str, text: str, choices: tuple[str, ...]) -> str:
     if text in choices:
         return text
-    listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
-    hint = _meant(nearest(text, choices))
-    raise _refusal(f'{name} takes {listed}, and "{one_line(text, 40)}" is none of them.{hint}')
+    what = t(
+        '{name} takes {most} or {last}, and "{text}" is none of them.',
+        name=name,
+        most=listed(choices[:-1]),
+        last=choices[-1],
+        text=one_line(text, 40),
+    )
+    raise _refusal(what, _meant(nearest(text, choices)))
 
 
 def _model(name: str, text: str) -> str:
     if not text or any(c.isspace() for c in text):
         raise _refusal(
-            f'{name} takes the name of a model, such as pro; "{one_line(text, 40)}" is none.'
+            t(
+                '{name} takes the name of a model, such as pro; "{text}" is none.',
+                name=name,
+                text=one_line(text, 40),
+            )
         )
     return text
 
@@ -96,14 +104,20 @@ def _number(name: str, text: str, kind: type[float], low: float, high: float) ->
         value = math.nan
     if low <= value <= high and not (name == "--top-p" and value == 0):
         return value
-    form = "a whole number" if kind is int else "a number"
-    start = "above 0 and up to" if name == "--top-p" else f"from {low:g} to"
-    raise _refusal(f'{name} takes {form} {start} {high:.7g}, and not "{one_line(text, 40)}".')
+    raise _refusal(t(_range(name, kind), name=name, low=low, high=high, text=one_line(text, 40)))
+
+
+def _range(name: str, kind: type[float]) -> str:
+    if name == "--top-p":
+        return later('{name} takes a number above 0 and up to {high:.7g}, and not "{text}".')
+    if kind is int:
+        return later('{name} takes a whole number from {low:g} to {high:.7g}, and not "{text}".')
+    return later('{name} takes a number from {low:g} to {high:.7g}, and not "{text}".')
 
 
 def _stop(name: str, text: str) -> str:
     if not text:
-        raise _refusal(f"{name} takes the text to stop at, and not an empty one.")
+        raise _refusal(t("{name} takes the text to stop at, and not an empty one.", name=name))
     marks = {"n": "\n", "t": "\t", "\\": "\\"}
     return re.sub(r"\\([nt\\])", lambda found: marks[found[1]], text)
 
@@ -115,16 +129,21 @@ def _name(name: str, text: str) -> str:
         return normal
     legal = re.sub(r"\W", "_", normal)
     legal = f"{legal}_" if keyword.iskeyword(legal) else legal
-    hint = _meant(legal if legal.isidentifier() else None)
-    raise _refusal(
-        f"{name} takes a name of Python to bind the answer to, "
-        f'and "{one_line(text, 40)}" is none.{hint}'
+    what = t(
+        '{name} takes a name of Python to bind the answer to, and "{text}" is none.',
+        name=name,
+        text=one_line(text, 40),
     )
+    raise _refusal(what, _meant(legal if legal.isidentifier() else None))
 
 
 def _expression(name: str, text: str) -> str:
     if not text.strip():
-        raise _refusal(f"{name} needs a value, and not an empty one: {name} {_EXAMPLES[name]}.")
+        example = f"{name} {_EXAMPLES[name]}"
+        what = t(
+            "{name} needs a value, and not an empty one: {example}.", name=name, example=example
+        )
+        raise _refusal(what)
     return text.strip()
 
 
@@ -153,7 +172,9 @@ def _chat(name: str, text: str) -> str:
 
 def _column(name: str, text: str) -> str:
     if not text.strip() or not text.isprintable():
-        raise _refusal(f"{name} takes the name of a column, and not {one_line(repr(text), 40)}.")
+        given = one_line(repr(text), 40)
+        what = t("{name} takes the name of a column, and not {given}.", name=name, given=given)
+        raise _refusal(what)
     return text.strip()
 
 
@@ -161,8 +182,12 @@ def _amount(name: str, text: str) -> Decimal:
     found = amount(text)
     if found is None or not found:
         raise _refusal(
-            f"{name} takes an amount in the account's currency, such as 0.50, and not "
-            f'"{one_line(text, 40)}".'
+            t(
+                "{name} takes an amount in the account's currency, such as 0.50, and not "
+                '"{text}".',
+                name=name,
+                text=one_line(text, 40),
+            )
         )
     return found
 
@@ -196,13 +221,26 @@ class _Option:
 _EXAMPLES = {"--each": "df", "--schema": "Label", "--image": "fig"}
 _EMPTY_CHOICES: tuple[OnEmpty, ...] = ("notice", "wait", "raise")
 _MOST_STOPS = 16
-_NO_CODE = "--code goes not with {}, whose answer is no text with code in it."
 _CLASHES = (
-    ({"fresh", "cache"}, "--fresh asks anew and --cache does not: one of them can be given."),
-    *(({"code", name}, _NO_CODE.format(f"--{name}")) for name in ("each", "json", "schema")),
+    (
+        {"fresh", "cache"},
+        later("--fresh asks anew and --cache does not: one of them can be given."),
+    ),
+    (
+        {"code", "each"},
+        later("--code goes not with --each, whose answer is no text with code in it."),
+    ),
+    (
+        {"code", "json"},
+        later("--code goes not with --json, whose answer is no text with code in it."),
+    ),
+    (
+        {"code", "schema"},
+        later("--code goes not with --schema, whose answer is no text with code in it."),
+    ),
     (
         {"each", "cache"},
-        "--each takes rows answered earlier from the ledger by itself; leave --cache out.",
+        later("--each takes rows answered earlier from the ledger by itself; leave --cache out."),
     ),
     (
         {"each", "chat"},
@@ -214,21 +252,21 @@ _CLASHES = (
     ),
     (
         {"each", "image"},
-        (
+        later(
             "--image goes not with --each: there is no picture per row yet. Ask in a loop: "
             "[session.ask(question, images=[one]) for one in pictures]."
         ),
     ),
     (
         {"each", "raw"},
-        (
+        later(
             "--raw with --each would ask the same of every row. Leave --raw out; two braces as "
             "they stand: {{'{{'}}."
         ),
     ),
     (
         {"each", "column", "schema"},
-        "--column goes not with --schema, which makes a column for each field instead.",
+        later("--column goes not with --schema, which makes a column for each field instead."),
     ),
 )
 """Options that do not go together, and why."""
@@ -237,8 +275,10 @@ _OPTIONS = (
     _Option(
         ("-m", "--model"),
         "model",
-        "Asks this model: flash (deepseek-flash), pro (deepseek-v4-pro) or any other name that "
-        "the API knows.",
+        later(
+            "Asks this model: flash (deepseek-flash), pro (deepseek-v4-pro) or any other name that "
+            "the API knows."
+        ),
         "NAME",
         _model,
         (*SHORT_NAMES, *SHORT_NAMES.values()),
@@ -246,7 +286,7 @@ _OPTIONS = (
     _Option(
         ("-t", "--think"),
         "think",
-        "Has the model think this much before it answers: off, low, high or max.",
+        later("Has the model think this much before it answers: off, low, high or max."),
         "LEVEL",
         lambda name, text: _choice(name, text, THINK_LEVELS),
         THINK_LEVELS,
@@ -254,7 +294,7 @@ _OPTIONS = (
     _Option(
         ("-s", "--system"),
         "system",
-        "Puts TEXT before the prompt as the system message; {{ }} in it stays as it is.",
+        later("Puts TEXT before the prompt as the system message; {{ }} in it stays as it is."),
         "TEXT",
         lambda _, text: text,
         is_text=True,
@@ -262,30 +302,37 @@ _OPTIONS = (
     _Option(
         ("--temperature",),
         "temperature",
-        "Makes answers more even (towards 0) or more varied (up to 2); it counts only with "
-        "--think off.",
+        later(
+            "Makes answers more even (towards 0) or more varied (up to 2); it counts only with "
+            "--think off."
+        ),
         "NUMBER",
         lambda name, text: _number(name, text, float, 0, 2),
     ),
     _Option(
         ("--top-p",),
         "top_p",
-        "Lets the model choose among the likeliest words only, up to this share (above 0, to 1).",
+        later(
+            "Lets the model choose among the likeliest words only, up to this share (above 0, to "
+            "1)."
+        ),
         "NUMBER",
         lambda name, text: _number(name, text, float, 0, 1),
     ),
     _Option(
         ("--max-tokens",),
         "max_tokens",
-        "Ends the answer, its thinking included, after this many tokens (1 to 393216).",
+        later("Ends the answer, its thinking included, after this many tokens (1 to 393216)."),
         "NUMBER",
         lambda name, text: int(_number(name, text, int, 1, 393_216)),
     ),
     _Option(
         ("--stop",),
         "stop",
-        r"Ends the answer before TEXT; \n and \t are a new line and a tab, and the option may "
-        "be given up to 16 times.",
+        later(
+            r"Ends the answer before TEXT; \n and \t are a new line and a tab, and the option may "
+            "be given up to 16 times."
+        ),
         "TEXT",
         _stop,
         is_text=True,
@@ -294,9 +341,11 @@ _OPTIONS = (
     _Option(
         ("--image",),
         "image",
-        "Sends a picture along: a figure, a PIL image, bytes, any expression of the notebook (in "
-        "quotes where it has blanks), a file (.png, .jpg, .webp, .gif) or an https address; the "
-        "option may be given several times. flash reads pictures, pro does not.",
+        later(
+            "Sends a picture along: a figure, a PIL image, bytes, any expression of the notebook "
+            "(in quotes where it has blanks), a file (.png, .jpg, .webp, .gif) or an https "
+            "address; the option may be given several times. flash reads pictures, pro does not."
+        ),
         "VALUE",
         _expression,
         is_text=True,
@@ -305,30 +354,34 @@ _OPTIONS = (
     _Option(
         ("-o", "--out"),
         "out",
-        "Binds the answer to NAME, for the cells that follow.",
+        later("Binds the answer to NAME, for the cells that follow."),
         "NAME",
         _name,
     ),
     _Option(
         ("--json",),
         "json",
-        "Asks for JSON and gives it parsed; say in the prompt which JSON you want.",
+        later("Asks for JSON and gives it parsed; say in the prompt which JSON you want."),
     ),
     _Option(
         ("--schema",),
         "schema",
-        "Asks for JSON that fits MODEL, and checks the answer: a Pydantic model of the notebook, "
-        "list[Model], a dataclass, another type, or a JSON schema as a dict; in quotes where it "
-        "has blanks. -o NAME gets an instance, of a list of models a DataFrame; --each a column "
-        "for each field.",
+        later(
+            "Asks for JSON that fits MODEL, and checks the answer: a Pydantic model of the "
+            "notebook, list[Model], a dataclass, another type, or a JSON schema as a dict; in "
+            "quotes where it has blanks. -o NAME gets an instance, of a list of models a "
+            "DataFrame; --each a column for each field."
+        ),
         "MODEL",
         _expression,
     ),
     _Option(
         ("--no-repair",),
         "no_repair",
-        "Fails at once where the answer is not the JSON asked for, and does not send it back once "
-        "to be put right.",
+        later(
+            "Fails at once where the answer is not the JSON asked for, and does not send it back "
+            "once to be put right."
+        ),
     ),
     _Option(
         ("-c", "--chat"),
@@ -344,22 +397,29 @@ _OPTIONS = (
     _Option(
         ("--code",),
         "code",
-        "Puts the first block of code of the answer into a new cell below, and never runs it.",
+        later(
+            "Puts the first block of code of the answer into a new cell below, and never runs it."
+        ),
     ),
     _Option(
         ("--cache",),
         "cache",
-        "Shows an answer that the very same question had before, from the ledger and for nothing; "
-        "asks where there is none.",
+        later(
+            "Shows an answer that the very same question had before, from the ledger and for "
+            "nothing; asks where there is none."
+        ),
     ),
-    _Option(("--raw",), "raw", "Sends the cell as it stands, with every {{ }} in it."),
+    _Option(("--raw",), "raw", later("Sends the cell as it stands, with every {{ }} in it.")),
     _Option(
         ("--each",),
         "each",
-        "Asks about each row of DATA, many at once: a DataFrame, a list, any expression of the "
-        "notebook (in quotes where it has blanks), or a file (.csv, .tsv, .parquet). {{column}} in "
-        "the prompt is the row's value. -o NAME gets a DataFrame with answer, cost and error of "
-        "each row; equal rows are asked once, rows answered earlier cost nothing.",
+        later(
+            "Asks about each row of DATA, many at once: a DataFrame, a list, any expression of the "
+            "notebook (in quotes where it has blanks), or a file (.csv, .tsv, .parquet). "
+            "{{column}} in the prompt is the row's value. -o NAME gets a DataFrame with answer, "
+            "cost and error of each row; equal rows are asked once, rows answered earlier cost "
+            "nothing."
+        ),
         "DATA",
         _expression,
         is_text=True,
@@ -367,7 +427,7 @@ _OPTIONS = (
     _Option(
         ("--column",),
         "column",
-        "Names the column that the answers go into; answer when absent.",
+        later("Names the column that the answers go into; answer when absent."),
         "NAME",
         _column,
         each_only=True,
@@ -375,7 +435,7 @@ _OPTIONS = (
     _Option(
         ("--limit",),
         "limit",
-        "Asks about the first NUMBER rows only, as a trial.",
+        later("Asks about the first NUMBER rows only, as a trial."),
         "NUMBER",
         lambda name, text: int(_number(name, text, int, 1, 1e9)),
         each_only=True,
@@ -383,7 +443,10 @@ _OPTIONS = (
     _Option(
         ("--concurrency",),
         "concurrency",
-        "Has at most NUMBER requests under way at once; as many as the account allows when absent.",
+        later(
+            "Has at most NUMBER requests under way at once; as many as the account allows when "
+            "absent."
+        ),
         "NUMBER",
         lambda name, text: int(_number(name, text, int, 1, 10_000)),
         each_only=True,
@@ -391,15 +454,19 @@ _OPTIONS = (
     _Option(
         ("--fresh",),
         "fresh",
-        "Asks anew, and pays anew, also for what was answered earlier: rows of --each, and "
-        "questions of a notebook that is set to --cache.",
+        later(
+            "Asks anew, and pays anew, also for what was answered earlier: rows of --each, and "
+            "questions of a notebook that is set to --cache."
+        ),
     ),
     _Option(
         ("--on-empty",),
         "on_empty",
-        "When the money is gone: notice shows what to do and buttons to run the cell again; "
-        "wait blocks until it was topped up and goes on by itself; raise only raises "
-        "InsufficientBalance, for code that handles it.",
+        later(
+            "When the money is gone: notice shows what to do and buttons to run the cell again; "
+            "wait blocks until it was topped up and goes on by itself; raise only raises "
+            "InsufficientBalance, for code that handles it."
+        ),
         "ACTION",
         lambda name, text: _choice(name, text, _EMPTY_CHOICES),
         _EMPTY_CHOICES,
@@ -407,30 +474,36 @@ _OPTIONS = (
     _Option(
         ("--budget",),
         "budget",
-        "Lets this cell spend no more than AMOUNT, in the account's currency; without "
-        "--max-tokens it bounds the answer's length, and where that would cut a usual answer "
-        "nothing is sent.",
+        later(
+            "Lets this cell spend no more than AMOUNT, in the account's currency; without "
+            "--max-tokens it bounds the answer's length, and where that would cut a usual answer "
+            "nothing is sent."
+        ),
         "AMOUNT",
         _amount,
     ),
     _Option(
         ("--dry-run",),
         "dry_run",
-        "Shows the request, its tokens, what it will cost and what the balance covers; sends "
-        "nothing.",
+        later(
+            "Shows the request, its tokens, what it will cost and what the balance covers; sends "
+            "nothing."
+        ),
     ),
     _Option(
         ("--off-peak",),
         "off_peak",
-        "Waits for the cheaper hours, then sends; interrupting it ends the waiting.",
+        later("Waits for the cheaper hours, then sends; interrupting it ends the waiting."),
     ),
     _Option(
         ("--anyway",),
         "anyway",
-        "Sends also where a check says no: the balance looks too small, or a limit of yours "
-        "would be passed.",
+        later(
+            "Sends also where a check says no: the balance looks too small, or a limit of yours "
+            "would be passed."
+        ),
     ),
-    _Option(("-h", "--help"), "help", "Shows this text and sends nothing."),
+    _Option(("-h", "--help"), "help", later("Shows this text and sends nothing.")),
 )
 _NAMES = tuple(name for option in _OPTIONS for name in option.names)
 
@@ -450,12 +523,14 @@ def parse(line: str) -> Options:
     values: dict[str, Any] = {}
     for option, name, text in _given(words):
         if option.field in values and not option.repeats:
-            raise _refusal(f"{name} is given twice; it can be given once.")
+            raise _refusal(t("{name} is given twice; it can be given once.", name=name))
         value = True if option.read is None else option.read(name, text)
         before = values.get(option.field, ())
         values[option.field] = (*before, value) if option.repeats else value
     if len(values.get("stop", ())) > _MOST_STOPS:
-        raise _refusal(f"--stop is given {len(values['stop'])} times; the API takes {_MOST_STOPS}.")
+        number, most = len(values["stop"]), _MOST_STOPS
+        what = t("--stop is given {number} times; the API takes {most}.", number=number, most=most)
+        raise _refusal(what)
     if (clash := _clash(values)) is not None:
         raise _refusal(clash)
     return Options(**values)
@@ -464,12 +539,14 @@ def parse(line: str) -> Options:
 def _clash(values: dict[str, Any]) -> str | None:
     """Say which options do not go together."""
     if "no_repair" in values and not {"json", "schema"} & set(values):
-        return "--no-repair goes only with --json or --schema MODEL, which ask for JSON."
+        return t("--no-repair goes only with --json or --schema MODEL, which ask for JSON.")
     if "each" not in values:
         alone = next((one for one in _OPTIONS if one.each_only and one.field in values), None)
         if alone is not None:
-            return f"{alone.name} goes only with --each DATA, which asks about each row."
-    return next((why for fields, why in _CLASHES if fields <= values.keys()), None)
+            return t(
+                "{name} goes only with --each DATA, which asks about each row.", name=alone.name
+            )
+    return next((t(why) for fields, why in _CLASHES if fields <= values.keys()), None)
 
 
 # Quoted text and escaped characters, or a backslash that `shlex` would drop from an unquoted \n.
@@ -482,9 +559,12 @@ def _words(line: str) -> list[str]:
         return shlex.split(kept, comments=False, posix=True)
     except ValueError as error:
         if "escape" in str(error):
-            raise _refusal("The line ends in a backslash, with nothing after it.") from None
+            raise _refusal(t("The line ends in a backslash, with nothing after it.")) from None
         raise _refusal(
-            'A quotation mark is not closed in this line; write "don\'t" for a text with one in it.'
+            t(
+                "A quotation mark is not closed in this line; "
+                'write "don\'t" for a text with one in it.'
+            )
         ) from None
 
 
@@ -503,7 +583,10 @@ def _given(words: Iterable[str]) -> Iterator[tuple[_Option, str, str]]:
         if option is None:
             raise _unknown(word, before)
         if option.read is None and equals:
-            raise _refusal(f'{name} takes no value, and "{one_line(text, 40)}" was given.')
+            given = one_line(text, 40)
+            raise _refusal(
+                t('{name} takes no value, and "{given}" was given.', name=name, given=given)
+            )
         if option.read is not None and not equals:
             missing = not left or _looks_like_option(left[0])
             if missing and not option.bare:
@@ -514,11 +597,16 @@ def _given(words: Iterable[str]) -> Iterator[tuple[_Option, str, str]]:
 
 
 def _no_value(option: _Option, name: str, after: str) -> InvalidOption:
-    one_of = f": {', '.join(option.choices)}" if option.choices else f", {name} {option.takes}"
-    way_out = (
-        f' For "{one_line(after, 40)}" itself: {name}="{one_line(after, 40)}".' if after else ""
-    )
-    return _refusal(f"{name} needs a value{one_of}.{way_out if option.is_text else ''}")
+    if option.choices:
+        choices = listed(option.choices)
+        what = t("{name} needs a value: {choices}.", name=name, choices=choices)
+    else:
+        what = t("{name} needs a value, {name} {takes}.", name=name, takes=option.takes)
+    hint = ""
+    if after and option.is_text:
+        itself = one_line(after, 40)
+        hint = t('For "{itself}" itself: {name}="{itself}".', itself=itself, name=name)
+    return _refusal(what, hint)
 
 
 def _unknown(word: str, before: _Option | None) -> InvalidOption:
@@ -527,25 +615,36 @@ def _unknown(word: str, before: _Option | None) -> InvalidOption:
         glued = _find(name[:2]) if f"-{name}" not in _NAMES else None  # -mpro, but not -model
         is_glued = glued is not None and glued.read is not None and len(name) > len("-m")
         near = f"{name[:2]} {name[2:]}" if is_glued else nearest(name, _NAMES)
-        return _refusal(f"There is no option {one_line(name, 40)}.{_meant(near)}")
-    if before is not None and before.is_text:
-        hint = f"a text with spaces goes in quotes: {before.name} {_quoted(before)}."
-    else:
-        hint = "put the question in the lines below it."
+        what = t("There is no option {name}.", name=one_line(name, 40))
+        return _refusal(what, _meant(near))
+    given = one_line(word, 40)
+    if before is None or not before.is_text:
+        return _refusal(
+            t(
+                'The line after %%deepseek holds options only, and "{given}" is none; '
+                "put the question in the lines below it.",
+                given=given,
+            )
+        )
     return _refusal(
-        f'The line after %%deepseek holds options only, and "{one_line(word, 40)}" is none; {hint}'
+        t(
+            'The line after %%deepseek holds options only, and "{given}" is none; '
+            "a text with spaces goes in quotes: {example}.",
+            given=given,
+            example=f"{before.name} {_quoted(before)}",
+        )
     )
 
 
 def _quoted(option: _Option) -> str:
     examples = {"each": "\"df[df.lang == 'de']\"", "image": '"figures[0]"'}
-    return examples.get(option.field, '"be brief"')
+    return examples.get(option.field) or t('"be brief"')
 
 
 # Help
 
 
-_USAGE = """\
+_USAGE = later("""\
 %%deepseek [options]
 the prompt, with {{python expressions}} filled in
 
@@ -553,9 +652,9 @@ Asks DeepSeek; the answer appears below the cell. For one cell an option beats
 what %config DeepSeekMagics sets for the notebook.
 
 Options
-"""
+""")
 
-_PLACEHOLDERS = """
+_PLACEHOLDERS = later("""
 Placeholders
   {{expression}} is evaluated in the notebook and its value put in its place:
   text as it stands; a DataFrame or Series as its shape, column types, missing
@@ -593,17 +692,17 @@ An answer that broke off, or was cut at --max-tokens, goes on at the price of
 the rest: the button Continue below it, or %deepseek continue.
 
 The account is looked after by the line magic: %deepseek -h
-"""
+""")
 
 
 def help_text() -> str:
     """Give what `%%deepseek -h` shows, in lines of at most 80 characters."""
-    return _USAGE + "".join(_help_entry(option) for option in _OPTIONS) + _PLACEHOLDERS
+    return t(_USAGE) + "".join(_help_entry(option) for option in _OPTIONS) + t(_PLACEHOLDERS)
 
 
 def _help_entry(option: _Option) -> str:
     names = f"  {', '.join(option.names)} {option.takes}".rstrip()
-    lines = textwrap.wrap(option.help, 72, break_on_hyphens=False)
+    lines = wrapped(t(option.help), 72)
     return names + "\n" + "".join(f"      {line}\n" for line in lines)
 
 

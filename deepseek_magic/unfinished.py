@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from . import continuation
 from .errors import InvalidOption
+from .words import later, t
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
     from .widgets import ContinueControls
     from .wire import Answer, Request
 
-ELSEWHERE = (
+ELSEWHERE = later(
     "This answer does not go on from here any more: its rest was asked for elsewhere. Nothing was "
     "sent. It is kept: %deepseek answers"
 )
-NOTHING = (
+NOTHING = later(
     "No answer of this notebook broke off or was cut of late, so there is nothing to go on with. "
     "Nothing was sent. Ask anew: run its cell again."
 )
-WENT_ON = "It went on in another cell"
-ANEW = "Its question was asked anew"
-DEAD = (
+WENT_ON = later("It went on in another cell")
+ANEW = later("Its question was asked anew")
+DEAD = later(
     "The button that stood below is gone: it lasts no longer than its kernel. "
     "Instead of it: %load_ext deepseek_magic, then %deepseek continue"
 )
@@ -91,7 +92,7 @@ class UnfinishedAnswers:
         if cell is None or not cell.resumes:
             return None
         if cell.resumes not in self._known:
-            raise InvalidOption(ELSEWHERE)
+            raise InvalidOption(t(ELSEWHERE))
         return self._known[cell.resumes]
 
     def newest(self, kept: Answer | None) -> Unfinished:
@@ -99,7 +100,7 @@ class UnfinishedAnswers:
         if self._known:
             return next(reversed(self._known.values()))
         if kept is None:
-            raise InvalidOption(NOTHING)
+            raise InvalidOption(t(NOTHING))
         return Unfinished(uuid.uuid4().hex, continuation.beginning(kept))
 
     @property
@@ -139,20 +140,21 @@ class UnfinishedAnswers:
         self._began = datetime.now(UTC)
         where = one.place.cell if one.place else None
         if where is not None and (cell is None or cell.place != where):
-            self._notices.take_down(where, WENT_ON)
-        self._retire(one, WENT_ON)
+            self._notices.take_down(where, t(WENT_ON))
+        self._retire(one, t(WENT_ON))
 
     def _retire(self, one: Unfinished, why: str) -> None:
         """Take the button of *one* away, where it stands: that of a cell which runs is gone."""
         controls = self._controls.pop(one.name, None)
         if controls is not None and not controls.closed:
             self._notices.void(controls.token)
-            controls.retire(f"{why}, at {datetime.now(UTC).astimezone():%H:%M}.")
+            time = f"{datetime.now(UTC).astimezone():%H:%M}"
+            controls.retire(t("{why}, at {time}.", why=why, time=time))
 
     def done(self, one: Unfinished) -> None:
         """Note that *one* has come to its end, or was asked anew."""
         self._known.pop(one.name, None)
-        self._retire(one, ANEW)
+        self._retire(one, t(ANEW))
 
     def mended(self, one: Unfinished, answer: Answer, cell: Cell | None) -> None:
         """Note that *one* has come to its end in *cell*, and that *answer* is the whole."""

@@ -19,6 +19,7 @@ from .errors import InsufficientBalance, Interrupted, OutOfMoney, OverLimit
 from .notices import only_asks
 from .rows import answered
 from .wire import CostRange
+from .words import t
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,12 +116,14 @@ class Waits:
             session.wait_off_peak(told=tell)
         except KeyboardInterrupt:
             raise Interrupted(
-                "the wait for off-peak hours was stopped. Nothing was sent. To ask now: run the "
-                "cell without --off-peak"
+                t(
+                    "the wait for off-peak hours was stopped. Nothing was sent. To ask now: run "
+                    "the cell without --off-peak"
+                )
             ) from None
         finally:
-            waited = (self._clock() - began).total_seconds()
-            say(f"Waited {duration(waited)} for off-peak hours.", last=True)
+            waited = duration((self._clock() - began).total_seconds())
+            say(t("Waited {waited} for off-peak hours.", waited=waited), last=True)
 
     # -- money --------------------------------------------------------------------
 
@@ -170,11 +173,11 @@ class Waits:
             self._session.wait(seconds, told=lambda look: say(render.look_line(look)))
         except KeyboardInterrupt:
             raise Interrupted(
-                "the wait for a top-up was stopped. Nothing was sent. To go on: %deepseek rerun"
+                t("the wait for a top-up was stopped. Nothing was sent. To go on: %deepseek rerun")
             ) from None
         finally:
-            waited = (datetime.now(UTC) - began).total_seconds()
-            say(f"Waited {duration(waited)} for a top-up.", last=True)
+            waited = duration((datetime.now(UTC) - began).total_seconds())
+            say(t("Waited {waited} for a top-up.", waited=waited), last=True)
 
     def line(self, head: Shown = NOTHING, *, each: bool = True) -> Callable[..., None]:
         """Give what shows a line that changes, below *head* until the last one.
@@ -246,9 +249,9 @@ class Waits:
     def _unknown(self, error: OutOfMoney) -> str:
         """Say what to do where too little is known to keep to a limit; "" where it can be kept."""
         if self._session.currency is None:
-            return "Wait until the balance can be read"
+            return t("Wait until the balance can be read")
         unpriced = error.estimate is not None and error.estimate.worst is None
-        return "Set the price (%deepseek prices --set)" if unpriced else ""
+        return t("Set the price (%deepseek prices --set)") if unpriced else ""
 
     def _today(self) -> str:
         """Tell what was spent of the day's limit; "" where there is none, or nobody knows."""
@@ -259,8 +262,16 @@ class Waits:
         today = session.ledger.today(session.account, day, currency)
         if today is None:
             return ""
-        under_way = f", {money(today.under_way, currency)} under way" if today.under_way else ""
-        return f"{money(today.spent, currency)} spent{under_way}, of {money(limit, currency)}"
+        spent, most = money(today.spent, currency), money(limit, currency)
+        if not today.under_way:
+            return t("{spent} spent, of {limit}", spent=spent, limit=most)
+        under_way = money(today.under_way, currency)
+        return t(
+            "{spent} spent, {under_way} under way, of {limit}",
+            spent=spent,
+            under_way=under_way,
+            limit=most,
+        )
 
 
 def _rows(error: OutOfMoney) -> tuple[int, int] | None:
@@ -274,7 +285,7 @@ def _rows(error: OutOfMoney) -> tuple[int, int] | None:
 
 def _for_each(steps: tuple[str, ...]) -> tuple[str, ...]:
     """Say of cheaper ways to ask that their figures are those of one row."""
-    return tuple(f"For each row: {step[:1].lower()}{step[1:]}" for step in steps)
+    return tuple(t("For each row: {step}", step=f"{step[:1].lower()}{step[1:]}") for step in steps)
 
 
 def _lines(*lines: str) -> str:
@@ -285,11 +296,17 @@ def _kept(answer: Answer | None, *, in_place: bool) -> str | None:
     """Tell what is there of *answer*; with *in_place* the button of the notice goes on with it."""
     if answer is None:
         return None
-    size = f"{len(answer.text) + len(answer.reasoning):,}"
-    way = "."
-    if can_go_on(answer):
-        way = "; with money it goes on"
-        way += (
-            " by “Re-run cell”, or by: %deepseek continue" if in_place else ": %deepseek continue"
+    size = len(answer.text) + len(answer.reasoning)
+    if not can_go_on(answer):
+        return t("{size:,} characters of the answer are kept above.", size=size)
+    if in_place:
+        return t(
+            "{size:,} characters of the answer are kept above; with money it goes on by “Re-run "
+            "cell”, or by: %deepseek continue",
+            size=size,
         )
-    return f"{size} characters of the answer are kept above{way}"
+    return t(
+        "{size:,} characters of the answer are kept above; with money it goes on: "
+        "%deepseek continue",
+        size=size,
+    )

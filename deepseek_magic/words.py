@@ -10,6 +10,9 @@ from __future__ import annotations
 import json
 import locale
 import os
+import re
+import textwrap
+import unicodedata
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -57,9 +60,30 @@ def listed(parts: list[str] | tuple[str, ...]) -> str:
     return (", " if language() == "en" else "、").join(parts)
 
 
+# Signs that end something do not begin a line, and those that begin something do not end one.
+_PIECE = re.compile(r"[（“《]*(?:[!-~…]+|[^\s（“《])[，。：；？！、）”》…]*")
+
+
+def wrapped(text: str, columns: int) -> list[str]:
+    """Break *text* into lines of so many *columns*; a character of Chinese takes two."""
+    if language() == "en":
+        return textwrap.wrap(text, columns, break_on_hyphens=False)
+    lines = [""]
+    for piece in re.finditer(rf"(\s*)({_PIECE.pattern})", text):
+        if _columns(lines[-1] + piece[0]) <= columns:
+            lines[-1] += piece[0]
+        else:
+            lines.append(piece[2])
+    return lines
+
+
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(c) in "WFA" else 1 for c in text)
+
+
 def language() -> Language:
     """Give the language of this process: what was set, else the locale's, else English."""
-    return _read(os.environ.get(VARIABLE) or next(filter(None, map(os.environ.get, LOCALE)), None))
+    return _read(chosen() or next(filter(None, map(os.environ.get, LOCALE)), None))
 
 
 def set_language(name: str) -> None:
@@ -67,12 +91,27 @@ def set_language(name: str) -> None:
 
     "auto" goes by the locale. Another name is a `ValueError`.
     """
-    if name not in {"auto", *get_args(Language)}:
+    put_back(None if known(name) == "auto" else name)
+
+
+def known(name: object) -> str:
+    """Give *name* if it is "auto" or a language; anything else is a `ValueError`."""
+    if not isinstance(name, str) or name not in {"auto", *get_args(Language)}:
         raise ValueError(t('The language is "auto", "en" or "zh", and not "{name}".', name=name))
-    if name == "auto":
+    return name
+
+
+def chosen() -> str | None:
+    """Give the language that was set in this process or before it; None is the locale's."""
+    return os.environ.get(VARIABLE)
+
+
+def put_back(before: str | None) -> None:
+    """Set what `chosen` gave *before*."""
+    if before is None:
         os.environ.pop(VARIABLE, None)
     else:
-        os.environ[VARIABLE] = name
+        os.environ[VARIABLE] = before
 
 
 @cache

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from . import continuation, failures, limits, preflight, prices, render
 from .account import Account, Keeping
 from .chats import HISTORY_TOKENS
-from .elements import at_least, clock_time, counted, duration
+from .elements import at_least, clock_time, duration
 from .errors import (
     BadRequest,
     DeepSeekError,
@@ -40,7 +40,7 @@ from .unfinished import DEAD, ELSEWHERE, Unfinished, UnfinishedAnswers
 from .view import view_for
 from .waits import Asking, Waits
 from .wire import Answer
-from .words import sentences, t
+from .words import later, sentences, t, tn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -57,7 +57,9 @@ if TYPE_CHECKING:
     from .waits import OnEmpty
     from .wire import Balance, Request
 
-WAY_ON = "to go on: %deepseek continue"
+WAY_ON = later("to go on: %deepseek continue")
+INCOMPLETE = later("incomplete")
+INTERRUPTED = later("interrupted")
 CURRENCIES = ("CNY", "USD")
 """What accounts are kept in (api-docs.deepseek.com/api/get-user-balance)."""
 
@@ -195,11 +197,11 @@ class Workspace:
     def _taken(self, begun: Unfinished, asking: Asking) -> NoReturn:
         """Leave *begun* as it stands in its cell: another kernel goes on with it."""
         if not asking.is_elsewhere:
-            line = render.quiet_line(begun.answer, None, ending="incomplete")
-            stamp = _stamp(begun.answer, "incomplete", None)
+            line = render.quiet_line(begun.answer, None, ending=t(INCOMPLETE))
+            stamp = _stamp(begun.answer, INCOMPLETE, None)
             self._view(asking.cell).end(begun.answer, line, stamp)
         self.unfinished.done(begun)
-        raise InvalidOption(ELSEWHERE)
+        raise InvalidOption(t(ELSEWHERE))
 
     def _in_chat(
         self, request: Request, chat: str | None, asking: Asking, chat_tokens: int
@@ -303,7 +305,7 @@ class Workspace:
             remarks.append(problem)
         if forecast.first is not None:
             remarks += preflight.remarks(forecast.first)
-            remarks += [MAY_COME] if forecast.first.json and rows.repair else []
+            remarks += [t(MAY_COME)] if forecast.first.json and rows.repair else []
         self.notices.publish(forecast_shown(forecast, at, remarks=remarks, anyway=anyway))
 
     def _set_up(self, session: Session) -> None:
@@ -337,7 +339,7 @@ class Workspace:
         session, at, turn = self.session, self._clock(), None
         self._set_up(session)
         remarks = list(self._would_wait(at)) if off_peak else []
-        remarks += [MAY_COME] if request.json and repair else []
+        remarks += [t(MAY_COME)] if request.json and repair else []
         try:
             if chat is not None:
                 cell = current_cell(self.shell)
@@ -348,7 +350,9 @@ class Workspace:
                 remarks += turn.notes
             if cache and (known := session.cached(request)) is not None and known.asked:
                 when = f"{known.asked.astimezone():%Y-%m-%d %H:%M}"
-                remarks.append(f"It was answered at {when}: --cache shows that, for nothing.")
+                remarks.append(
+                    t("It was answered at {time}: --cache shows that, for nothing.", time=when)
+                )
             in_chat = {} if turn is None else {"chat": turn}
             preview = session.preview(request, budget=_cap(budget), **in_chat)
         except NoKey:
@@ -360,7 +364,7 @@ class Workspace:
             if preview.balance is None and (problem := session.balance_problem):
                 remarks.append(problem)
             if off_peak:
-                others = (way for way in preview.steps if not way.endswith("--off-peak"))
+                others = (way for way in preview.steps if "--off-peak" not in way)
                 preview = replace(preview, steps=tuple(others))
             shown = dry_run.shown(
                 preview,
@@ -378,9 +382,13 @@ class Workspace:
         begins = prices.off_peak_from(at)
         if begins > at:
             when, wait = clock_time(begins, at), duration((begins - at).total_seconds())
-            yield f"It would wait until {when} (in {wait}), for the off-peak price."
+            yield t(
+                "It would wait until {time} (in {wait}), for the off-peak price.",
+                time=when,
+                wait=wait,
+            )
         else:
-            yield "It would not wait: the hours are off-peak now."
+            yield t("It would not wait: the hours are off-peak now.")
 
     def _view(self, cell: Cell | None) -> View:
         return view_for(self.shell, thinking=self.settings.thinking, alone=_is_all(cell))
@@ -411,10 +419,11 @@ class Workspace:
         threading.Thread(target=look, name="deepseek_magic page", daemon=True).start()
 
     def _show_unread(self, answer: Answer, asking: Asking, request: Request) -> Answer:
-        line = (
-            f"{render.quiet_line(answer, None)} · this answer came while no page showed it. It was "
-            "paid for then; nothing was sent now. Run the cell once more to ask anew."
+        remark = t(
+            "this answer came while no page showed it. It was paid for then; nothing was sent "
+            "now. Run the cell once more to ask anew."
         )
+        line = f"{render.quiet_line(answer, None)} · {remark}"
         self._view(asking.cell).end(answer, line, _stamp(answer, "done", None))
         self.notices.pending.shown(asking.place, request)
         return answer
@@ -423,9 +432,9 @@ class Workspace:
         """Put the first code of *answer* into a new cell below, or say why not; never run it."""
         cell = current_cell(self.shell)
         if answer.code is None:
-            print("There is no block of code in the answer; no cell was added.")
+            print(t("There is no block of code in the answer; no cell was added."))
         elif cell is not None and (cell.replayed or not cell.attended):
-            print("The code stands in the answer above; this run can add no cell to the page.")
+            print(t("The code stands in the answer above; this run can add no cell to the page."))
         else:
             self.shell.set_next_input(answer.code)
 
@@ -433,7 +442,8 @@ class Workspace:
         """Show the answer of an entry of the ledger once more."""
         answer = answer_of(row)
         asked = f"{row['sent'].astimezone():%Y-%m-%d %H:%M}"
-        line = f"{render.quiet_line(answer, None)} · asked {asked}; nothing was sent now"
+        remark = t("asked {time}; nothing was sent now", time=asked)
+        line = f"{render.quiet_line(answer, None)} · {remark}"
         ending = "done" if row["state"] == "done" else str(row["state"])
         stamp = {**_stamp(answer, ending, None), "again": True}
         self._view(current_cell(self.shell)).end(answer, line, stamp)
@@ -458,13 +468,15 @@ class Workspace:
                     view.show(answer)
         except KeyboardInterrupt:
             if _is_unsent(answer, before):
-                self._end_early(view, asking, before, "interrupted")
+                self._end_early(view, asking, before, INTERRUPTED)
                 raise Interrupted(
-                    "the question was not asked again. Nothing was billed. Run the cell again to "
-                    "ask anew."
+                    t(
+                        "the question was not asked again. Nothing was billed. Run the cell again "
+                        "to ask anew."
+                    )
                 ) from None
             answer = self.session.take_last() or answer
-            self._end(view, asking, answer, "interrupted")
+            self._end(view, asking, answer, INTERRUPTED)
             raise Interrupted(_stopped(answer)) from None
         except DeepSeekError as error:
             self._end_early(view, asking, error.answer or before, _ending(error), error)
@@ -527,15 +539,15 @@ class Workspace:
         line = render.quiet_line(
             answer,
             self._left(answered=ending is None),
-            place="sandbox" if self.account.sandbox else None,
+            place=t("sandbox") if self.account.sandbox else None,
             band=band,
-            ending=ending,
+            ending=t(ending) if ending else None,
         )
-        way = [WAY_ON] if one is not None and ending is None else []
+        way = [t(WAY_ON)] if one is not None and ending is None else []
         remarks = preflight.remarks(request) if request is not None else []
         parts = [line, *way, *remarks, *self._warnings()]
         stamp = _stamp(answer, ending or "done", band, alone=elsewhere)
-        view.end(answer, " · ".join(parts), stamp, dead=DEAD if button else "")
+        view.end(answer, " · ".join(parts), stamp, dead=t(DEAD) if button else "")
         if button and one is not None and cell is not None:
             self.unfinished.offer(one, cell)
 
@@ -565,8 +577,8 @@ class Workspace:
         """Give what follows the figures of a job in its line."""
         session, left = self.session, self._left(answered=answered)
         return [
-            *([] if left is None else [f"{at_least(left, session.currency)} left"]),
-            *(["sandbox"] if self.account.sandbox else []),
+            *([] if left is None else [t("{left} left", left=at_least(left, session.currency))]),
+            *([t("sandbox")] if self.account.sandbox else []),
             *self._warnings(),
         ]
 
@@ -585,7 +597,7 @@ class Workspace:
         try:
             return self.session.wait(seconds, told=lambda look: say(render.look_line(look)))
         except KeyboardInterrupt:
-            raise Interrupted("the wait for a top-up was stopped. Nothing was sent.") from None
+            raise Interrupted(t("the wait for a top-up was stopped. Nothing was sent.")) from None
         except InsufficientBalance as no_money:
             # The line says all there is to say.
             self.notices.told(no_money, current_cell(self.shell))
@@ -647,7 +659,7 @@ class Workspace:
 def _waiting_words(number: int) -> tuple[str, ...]:
     if not number:
         return ()
-    return (f"{counted(number, 'cell')} (%deepseek pending)",)
+    return (tn(number, "{n:,} cell (%deepseek pending)", "{n:,} cells (%deepseek pending)"),)
 
 
 def _cap(budget: object) -> limits.Cap | None:
@@ -669,11 +681,11 @@ def _ending(error: DeepSeekError) -> str:
     """Say in two words why what stands above the line is no whole answer."""
     match error:
         case OutOfMoney():
-            return "out of money"
+            return later("out of money")
         case UnusableAnswer():
-            return "not usable"
+            return later("not usable")
         case _:
-            return "incomplete"
+            return INCOMPLETE
 
 
 def _is_unsent(answer: Answer, before: Answer | None) -> bool:
@@ -692,8 +704,8 @@ def _is_unsent(answer: Answer, before: Answer | None) -> bool:
 def _stopped(answer: Answer) -> str:
     """Say that an answer was stopped, and what can be done."""
     told: tuple[str, ...] = (
-        "the answer was stopped.",
-        "What had arrived is kept above; the API may bill it.",
+        t("the answer was stopped."),
+        t("What had arrived is kept above; the API may bill it."),
         t(failures.ASK_ANEW),
     )
     return sentences(*failures.with_way_on(told) if continuation.can_go_on(answer) else told)

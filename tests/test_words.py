@@ -6,17 +6,25 @@ import ast
 import json
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+from typing import Any
+from unicodedata import east_asian_width
 
 import pytest
 
 import deepseek_magic
 from deepseek_magic import words
-from deepseek_magic.words import catalog, later, listed, sentences, set_language, t, tn
+from deepseek_magic.commands import SUBCOMMANDS, manual
+from deepseek_magic.magics import DeepSeekMagics
+from deepseek_magic.sandbox import Sandbox
+from deepseek_magic.words import catalog, later, listed, sentences, set_language, t, tn, wrapped
+from harness.kernels import Kernels
+from harness.notebooks import ANSI
 
+RunCell = Callable[[str], tuple[BaseException | None, str]]
 PACKAGE = Path(deepseek_magic.__file__).parent
 NOT_SHOWN = Path(__file__).parent / "not_shown"
 """Per module, texts that look like words and that no user reads: one JSON string per line."""
@@ -50,7 +58,8 @@ CSS = re.compile(r"(^|;)[a-z-]+:(?! )")
 HAN = re.compile(r"[\u4e00-\u9fff]")
 LATIN = re.compile(r"[A-Za-z]")
 CODE = re.compile(
-    r"`[^`]+`|(?<![\w-])--[a-z][a-z-]+|%%?deepseek(?: [a-z]+)?|https?://[^\s)）。，]+"
+    r"`[^`]+`|(?<![\w-])--[a-z][a-z-]+|https?://[^\s)）。，]+|%%deepseek|"
+    rf"%deepseek(?: (?:{'|'.join(SUBCOMMANDS)})\b)?"
 )
 """What is pasted or clicked, and so stays as it is."""
 
@@ -246,3 +255,144 @@ def test_texts_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(words.VARIABLE, "zh")
     assert sentences("甲。", "乙。") == "甲。乙。"
     assert listed(["a", "b"]) == "a、b"
+
+
+def columns(line: str) -> int:
+    return sum(2 if east_asian_width(sign) in "WF" else 1 for sign in line)
+
+
+def test_lines_of_chinese_are_broken_by_their_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line begins with no sign that ends something, and words and options stay whole."""
+    text = "向模型提问：flash（deepseek-flash）、pro，或 API 认得的其他名称。--max-tokens 有效。"
+    monkeypatch.setenv(words.VARIABLE, "zh")
+
+    for most in range(20, 60):
+        lines = wrapped(text, most)
+
+        assert max(map(columns, lines)) <= most
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+        assert not any(line[0] in "，。：、）" for line in lines)
+        assert not any(line[-1] in "（“" for line in lines)
+        assert any("--max-tokens" in line for line in lines)
+
+
+# The setting
+
+
+def speak(shell: Any, name: str) -> None:
+    shell.run_cell(f"%config DeepSeekMagics.language = {name!r}")
+
+
+def test_a_notebook_is_set_to_a_language(shell: Any, run_cell: RunCell) -> None:
+    """It holds at once for errors, help and settings, and "auto" is as it was before."""
+    speak(shell, "zh")
+    error, told = run_cell("%%deepseek --modle pro\nWhy?")
+    settings = run_cell("%config DeepSeekMagics")[1]
+
+    assert str(error).startswith("没有选项 --modle。你是不是想写 --model？未发送任何内容。")
+    assert told.strip() == f"InvalidOption: {error}"
+    assert "界面文字用英文（en）或中文（zh）" in settings
+    assert max(map(columns, settings.splitlines())) <= 80
+    speak(shell, "auto")
+    assert "There is no option --modle" in str(run_cell("%%deepseek --modle pro\nWhy?")[0])
+    assert "Shows texts in English" in run_cell("%config DeepSeekMagics")[1]
+
+
+@pytest.mark.parametrize("name", ["fr", "", "中文", 3, None, ["zh"]])
+def test_no_other_language_is_set(
+    shell: Any, run_cell: RunCell, caplog: pytest.LogCaptureFixture, name: object
+) -> None:
+    """One line says which there are, and the one of before stays."""
+    speak(shell, "zh")
+    error, _ = run_cell(f"%config DeepSeekMagics.language = {name!r}")
+
+    assert error is None
+    (told,) = caplog.messages
+    assert told.startswith("语言是 “auto”、“en” 或 “zh”")
+    assert words.language() == "zh"
+
+
+@pytest.mark.parametrize("before", [None, "en", "zh"])
+def test_unloading_gives_the_language_back(
+    bare_shell: Any, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    """What was set before the extension was loaded is set again."""
+    monkeypatch.delenv(words.VARIABLE)
+    if before is not None:
+        monkeypatch.setenv(words.VARIABLE, before)
+    for name in ("zh", "en"):
+        bare_shell.extension_manager.load_extension("deepseek_magic")
+        speak(bare_shell, name)
+        loaded = words.language()
+        bare_shell.extension_manager.unload_extension("deepseek_magic")
+
+        assert loaded == name
+        assert words.chosen() == before
+
+
+def test_the_language_is_in_the_configuration(bare_shell: Any) -> None:
+    """A line in ipython_config.py holds from the start."""
+    bare_shell.config.DeepSeekMagics.language = "zh"
+    bare_shell.extension_manager.load_extension("deepseek_magic")
+    try:
+        assert words.language() == "zh"
+        assert HAN.search(vars(DeepSeekMagics)["deepseek"].__doc__)
+    finally:
+        bare_shell.extension_manager.unload_extension("deepseek_magic")
+    assert words.language() == "en"
+
+
+def test_all_help_is_in_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option, subcommand and setting tells what it does, on lines that fit."""
+    monkeypatch.setenv(words.VARIABLE, "zh")
+    options, subcommands = manual().split("\n管理：\n")
+
+    assert max(map(columns, options.splitlines())) <= 80
+    entries = re.findall(r"^  (?:-\w, )?--\S+.*\n      (.*)", options, re.MULTILINE)
+    assert len(entries) > 20
+    assert all(HAN.search(one) for one in [*entries, *subcommands.strip().splitlines()])
+    for trait in DeepSeekMagics.class_own_traits(config=True).values():
+        assert HAN.search(DeepSeekMagics.class_get_trait_help(trait))
+
+
+CELLS = {
+    "config": "%config DeepSeekMagics.language = 'zh'",
+    "sandbox": "%deepseek sandbox on 1 CNY",
+    "answer": "%%deepseek -t off\nTell a tale.",
+    "error": "%%deepseek -t of\nWhy?",
+    "subcommand": "%deepseek balanse",
+    "help": "%deepseek -h",
+    "page": "%%deepseek?",
+    "english": "import deepseek_magic; deepseek_magic.set_language('en')",
+    "again": "%deepseek balanse",
+}
+
+
+@pytest.mark.kernel
+def test_a_kernel_speaks_chinese(kernel: Kernels, account: Sandbox) -> None:
+    """What a notebook shows is in Chinese from the cell on that says so."""
+    client = kernel.start()
+    shown: dict[str, str] = {}
+    for name, source in {"load": "%load_ext deepseek_magic", **CELLS}.items():
+        found: list[str] = []
+
+        def hear(message: Any, found: list[str] = found) -> None:
+            content = message["content"]
+            found.append(content.get("text") or content.get("data", {}).get("text/plain", ""))
+            found.extend(content.get("traceback", []))
+
+        reply = client.execute_interactive(source, output_hook=hear, timeout=60)
+        pages = [one["data"]["text/plain"] for one in reply["content"].get("payload", [])]
+        shown[name] = ANSI.sub("", "\n".join([*found, *pages]))
+
+    assert "沙盒已开启：模拟账户" in shown["sandbox"]
+    assert " · 沙盒" in shown["answer"]
+    assert shown["error"].strip() == (
+        "InvalidOption: -t 的值只能是 off、low、high 或 max，而“of”不是。你是不是想写 off？"
+        "未发送任何内容。全部选项：%%deepseek -h"
+    )
+    assert "没有子命令“balanse”。你是不是想写 %deepseek balance？" in shown["subcommand"]
+    for name in ("help", "page"):
+        assert "向 DeepSeek 提问，回答显示在单元格下方。" in shown[name]
+        assert "显示剩余金额" in shown[name]
+    assert "There is no subcommand 'balanse'" in shown["again"]

@@ -36,6 +36,7 @@ def variables(folder: Path, record: Path) -> dict[str, str]:
         **private_folders(folder),
         "PYTHONPATH": os.pathsep.join(path) if str(CHILD) not in path[1:] else path[1],
         sitecustomize.RECORD: str(record),
+        "DEEPSEEK_MAGIC_LANGUAGE": "en",
         # The debugger warns about frozen modules on the standard error of every kernel.
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
