@@ -54,12 +54,14 @@ from .errors import (
 )
 from .jobs import Forecast, Progress
 from .limits import Cap
-from .partition import Inbox, Plan, Result, Rows, Sealed, as_put_in, ask_partition, is_left
+from .partition import Inbox, Plan, Result, Rows, Sealed, as_put_in, ask_partition
 from .prices import price_list
 from .progress import bar
 from .records import answer_of
 from .shares import Part, Shares
+from .tally import answered_of, was_not_asked
 from .wire import EXACT, Answer, CostRange
+from .words import language, sentences, t
 
 if TYPE_CHECKING:
     from .clearance import Terms
@@ -175,7 +177,12 @@ def _checked(asking: Asking) -> Asking:
     most = asking.concurrency
     if most is not None and (type(most) is not int or most < 1):
         raise InvalidOption(
-            f"`concurrency` cannot be {most!r}; it is a whole number from 1. Nothing was sent."
+            t(
+                "`{name}` cannot be {value!r}; it is a whole number from 1.",
+                name="concurrency",
+                value=most,
+            ),
+            t("Nothing was sent."),
         )
     read, names = frames.read(asking.data._meta), _Used(asking.names or {})  # type: ignore[attr-defined]  # noqa: SLF001  # a frame of pandas without rows
     frames.new_columns(read, partition.new_columns(asking))
@@ -193,8 +200,9 @@ def _client() -> Any:
         return None
     if found.asynchronous:
         raise InvalidOption(
-            "The Dask client is an asynchronous one, and rows are asked from a plain call. Nothing "
-            "was sent. Make another: Client(address)"
+            t("The Dask client is an asynchronous one, and rows are asked from a plain call."),
+            t("Nothing was sent."),
+            t("Make another: Client(address)"),
         )
     return found
 
@@ -331,8 +339,8 @@ class _Cluster:
         except Exception as error:  # whatever it is, what has come is not lost
             LOG.exception("a cluster could not be asked any more")
             self._error = self._error or DeepSeekError(
-                f"The Dask cluster could not be asked any more ({type(error).__name__}: "
-                f"{one_line(str(error), 160)}). What was answered is kept."
+                t("The Dask cluster could not be asked any more ({why}).", why=_reason(error)),
+                t("What was answered is kept."),
             )
         finally:
             ended.set_result([self._results[number] for number in sorted(self._results)])
@@ -382,9 +390,12 @@ class _Cluster:
         except Exception as error:  # noqa: BLE001  # what reads the data may fail in any way
             self._stop(
                 DeepSeekError(
-                    f"Partition {number} of the Dask data could not be computed "
-                    f"({type(error).__name__}: {one_line(str(error), 160)}). No further one is "
-                    "asked."
+                    t(
+                        "Partition {number} of the Dask data could not be computed ({why}).",
+                        number=number,
+                        why=_reason(error),
+                    ),
+                    t("No further one is asked."),
                 )
             )
         else:
@@ -466,7 +477,7 @@ class _Cluster:
 
     def _hear_join(self, part: Part, told: dict[str, Any]) -> None:
         if self._error is not None or not self._shares.is_current(part):
-            why = "it was begun anew elsewhere" if self._error is None else _why(self._error)
+            why = t("it was begun anew elsewhere") if self._error is None else _why(self._error)
             self._reply(part, stopped=why)
             return
         self._shares.wait(part, told["want"], starved=told["starved"])
@@ -536,7 +547,7 @@ def _plan(name: str, asker: Asker, asking: Asking, terms: Terms, make: Callable[
         path = str(Path(ledger.path).resolve())
     asking = replace(asking, concurrency=None, settings=dict(asking.settings))
     limit = None if terms.anyway else asker.clearance.day_limit
-    return Plan(name, make, asker.account, asking, terms.anyway, path, mark, limit)
+    return Plan(name, make, asker.account, asking, terms.anyway, path, mark, limit, language())
 
 
 def _caps(asker: Asker, terms: Terms, plan: Plan) -> list[Cap]:
@@ -546,8 +557,9 @@ def _caps(asker: Asker, terms: Terms, plan: Plan) -> list[Cap]:
         left = asker.clearance.day_left()
         if left is None:
             raise OverLimit(
-                "There is a limit for the day, and nobody can tell what was spent today. Nothing "
-                "was sent. Try again, or send it all the same: anyway=True"
+                t("There is a limit for the day, and nobody can tell what was spent today."),
+                t("Nothing was sent."),
+                t("Try again, or send it all the same: anyway=True"),
             )
         caps.append(Cap(max(left, Decimal(0))))
     return caps
@@ -623,12 +635,12 @@ class _Sum:
 def _add_known(asker: Asker, asking: Asking, found: list[Result]) -> None:
     """Give rows that their partition has not come to the answers they had earlier."""
     for one in () if asking.fresh else found:
-        places = [place for place, said in enumerate(one.columns["error"]) if is_left(said)]
+        places = [place for place, said in enumerate(one.columns["error"]) if was_not_asked(said)]
         if not places:
             continue
         with suppress(DeepSeekError):  # what there is without them is told all the same
             known = known_rows(asker, replace(asking, data=one.rows.iloc[places]))
-            has = [not is_left(said) for said in known["error"].tolist()]
+            has = [not was_not_asked(said) for said in known["error"].tolist()]
             for name, column in one.columns.items():
                 for place, value, taken in zip(places, known[name].tolist(), has, strict=True):
                     column[place] = as_put_in(value) if taken else column[place]
@@ -655,29 +667,36 @@ def _together(found: list[Result], error: BaseException | None, progress: Progre
 def _told(frame: Any, error: BaseException) -> DeepSeekError | Interrupted:
     rows = 0 if frame is None else len(frame)
     answered = 0 if frame is None else int(frame["error"].isna().sum())
-    are = "is" if rows - answered == 1 else "are"
-    counted = f"{answered:,} of {rows:,} rows have their answer, {rows - answered:,} {are} left."
+    counted = answered_of(answered, rows)
     if not isinstance(error, DeepSeekError):
-        words = f"the rows were stopped. {counted} Run again: only the missing ones are asked."
-        return Interrupted(words)
-    first = "Run"
-    if isinstance(error, OutOfMoney):
-        first = (
-            "Top up, then run" if isinstance(error, InsufficientBalance) else "Raise it, and run"
-        )
-    next_step = f"{first} it again: only the missing rows are asked."
-    error.retell(error.what, counted, next_step)
+        again = t("Run again: only the missing ones are asked.")
+        return Interrupted(sentences(t("the rows were stopped."), counted, again))
+    error.retell(error.what, counted, _next_step(error))
     return error
+
+
+def _next_step(error: DeepSeekError) -> str:
+    match error:
+        case InsufficientBalance():
+            return t("Top up, then run it again: only the missing rows are asked.")
+        case OutOfMoney():
+            return t("Raise it, and run it again: only the missing rows are asked.")
+        case _:
+            return t("Run it again: only the missing rows are asked.")
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(str(error), 160)}"
 
 
 def _why(error: BaseException) -> str:
     """Say why a row was not asked."""
     match error:
         case InsufficientBalance():
-            return "the balance was empty"
+            return t("the balance was empty")
         case OutOfMoney():
-            return "the limit was reached"
+            return t("the limit was reached")
         case KeyboardInterrupt():
-            return "it was stopped"
+            return t("it was stopped")
         case _:
-            return f"the rows before it ended in {type(error).__name__}"
+            return t("the rows before it ended in {error}", error=type(error).__name__)

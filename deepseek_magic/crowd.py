@@ -46,6 +46,7 @@ from .repair import after_one, both, problems_of, repair_of
 from .survey import LOOKED_UP, Asker, Survey, mark_of
 from .tally import Tally
 from .wire import SHORT_NAMES, Answer, Request
+from .words import later, sentences, t
 
 if TYPE_CHECKING:
     from .clearance import Terms
@@ -89,7 +90,7 @@ FOR_ALL = (InsufficientBalance, WrongKey, NoKey)
 """Refusals that every row would get."""
 QUIET_SECONDS = 2.0
 """Seconds between two words to those who listen for what was spent."""
-STOPPING = (
+STOPPING = later(
     "Stopping: what is under way may arrive for a few seconds; interrupt once more to drop it."
 )
 
@@ -244,7 +245,7 @@ class Job:
 
     def _stop(self) -> None:
         self._stops += 1
-        self.tally.note = STOPPING
+        self.tally.note = t(STOPPING)
         if self._loop is not None:
             with suppress(RuntimeError):  # it has just ended
                 self._loop.call_soon_threadsafe(self._stop_in_loop, self._loop)
@@ -298,7 +299,9 @@ class Job:
         except Exception as fault:
             LOG.exception("a question for every row met a fault")
             self._faults += 1
-            self._end(DeepSeekError(f"deepseek_magic met a fault of its own ({fault!r})."))
+            self._end(
+                DeepSeekError(t("deepseek_magic met a fault of its own ({fault!r}).", fault=fault))
+            )
         self._todo = iter(())
         return self._faults < FAULTS
 
@@ -343,9 +346,10 @@ class Job:
         most = most if self._wanted is None else self._wanted
         files = _files_left()
         if files is not None and files < most:
-            self.tally.note = (
-                f"At most {files:,} at once: this kernel may open no more files. More: "
-                "ulimit -n 4096, before Jupyter starts."
+            self.tally.note = t(
+                "At most {n:,} at once: this kernel may open no more files. More: "
+                "ulimit -n 4096, before Jupyter starts.",
+                n=files,
             )
             most = files
         return most
@@ -361,8 +365,12 @@ class Job:
                 continue
             if mark_of(request) != found.marks[number]:
                 raise DeepSeekError(
-                    f"The data has changed while it was read: row {number:,} is another one now. "
-                    "What was answered is kept. Run again when nothing writes to the data."
+                    t(
+                        "The data has changed while it was read: row {n:,} is another one now.",
+                        n=number,
+                    ),
+                    t("What was answered is kept."),
+                    t("Run again when nothing writes to the data."),
                 )
             if found.first[name] != number:
                 continue
@@ -488,11 +496,14 @@ class Job:
             self._allowance.look()
         left = self._allowance.left if self._allowance is not None else None
         currency = self._asker.currency
-        amount = "" if left is None else f" ({money(max(left, NOTHING), currency)} is left)"
-        error = OverLimit(
-            f"The limit does not do for another row{amount}. Raise it, and run again: only the "
-            "missing rows are asked."
-        )
+        if left is None:
+            what = t("The limit does not do for another row.")
+        else:
+            what = t(
+                "The limit does not do for another row ({money} is left).",
+                money=money(max(left, NOTHING), currency),
+            )
+        error = OverLimit(what, t("Raise it, and run again: only the missing rows are asked."))
         error.unsent = True
         return error
 
@@ -545,7 +556,9 @@ class Job:
                 return
             interrupted = True
         except Exception as fault:  # noqa: BLE001  # one row's fault ends no other
-            error = DeepSeekError(f"This row met a fault of deepseek_magic: {fault!r}")
+            error = DeepSeekError(
+                t("This row met a fault of deepseek_magic: {fault!r}", fault=fault)
+            )
         answer = replace(answer, seconds=time.monotonic() - began)
         state = "interrupted" if interrupted else state_of(error)
         call = going.call
@@ -582,7 +595,7 @@ class Job:
                 self._asker.answered[row.name] = answer
             self.tally.answered(row.number, done.value, row.bill(answer))
         elif error is None:
-            words = "Stopped while it was under way; it may be billed. Run again for this row."
+            words = t("Stopped while it was under way; it may be billed. Run again for this row.")
             self.tally.failed(row.number, words, row.bill(answer))
         elif done.again:
             self._again.append(row)
@@ -649,7 +662,7 @@ class Job:
         if row.tries > tries or (wait or 0.0) > WAIT_AT_MOST:
             return False
         at_once = self._pace.at_once(now)
-        self.tally.note = f"{error.what} {at_once:,} at once now."
+        self.tally.note = sentences(error.what, t("{n:,} at once now.", n=at_once))
         row.due = max(now + AGAIN * 2.0 ** min(row.tries - 1, 8), self._pace.resumes_at)
         return True
 

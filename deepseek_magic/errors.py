@@ -80,6 +80,9 @@ class DeepSeekError(Exception):
 class InvalidOption(DeepSeekError):
     """An option, or an expression in the prompt, cannot be used. Nothing was sent."""
 
+    reason = ""
+    """Why an expression failed, without its text; empty where it was something else."""
+
 
 class KeyInText(DeepSeekError):
     """The text holds something like a key. Nothing was sent."""

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InvalidOption, one_line
+from .words import t
 
 PIECE = 2000
 """Rows in a piece."""
@@ -74,8 +75,12 @@ class Data:
         for name, values in results.items():
             if len(values) != len(frame):
                 raise InvalidOption(
-                    f"The data has {len(frame):,} rows now, and had {len(values):,} when it was "
-                    "asked about. What was answered is kept; run it again with data that stays."
+                    t(
+                        "The data has {now:,} rows now, and had {then:,} when it was asked about.",
+                        now=len(frame),
+                        then=len(values),
+                    ),
+                    t("What was answered is kept; run it again with data that stays."),
                 )
             frame = _with_column(frame, name, values)
         return frame
@@ -85,12 +90,13 @@ def read(data: object, *, limit: int | None = None) -> Data:
     """Read *data*, the first *limit* rows of it; a file is opened, and read when pieces are."""
     found = _read(data, limit)
     if not found.columns:
-        raise InvalidOption("The data has no columns to ask about. Nothing was sent.")
+        raise InvalidOption(t("The data has no columns to ask about."), t("Nothing was sent."))
     twice = sorted({name for name in found.columns if found.columns.count(name) > 1})
     if twice:
         raise InvalidOption(
-            f"The data has more than one column named {listed(twice)}. Nothing was sent. "
-            "Give each a name of its own: df.columns = [...]"
+            t("The data has more than one column named {names}.", names=listed(twice)),
+            t("Nothing was sent."),
+            t("Give each a name of its own: df.columns = [...]"),
         )
     return found
 
@@ -106,15 +112,26 @@ def new_columns(data: Data, names: Sequence[str]) -> None:
     met = [name for name in dict.fromkeys(names) if name in data.columns]
     if met:
         raise InvalidOption(
-            f"The data has a column {listed(met)} already, where the results would go. Nothing was "
-            f'sent. Another name for the answers: --column NAME or column="NAME"; or without the '
-            f"old ones: df.drop(columns={met!r})"
+            t(
+                "The data has a column {names} already, where the results would go.",
+                names=listed(met),
+            ),
+            t("Nothing was sent."),
+            t(
+                'Another name for the answers: --column NAME or column="NAME"; or without the old '
+                "ones: df.drop(columns={columns!r})",
+                columns=met,
+            ),
         )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InvalidOption(
-            f"Two new columns would be named {listed(twice)}; `cost` and `error` are taken. "
-            'Nothing was sent. Choose another: --column NAME or column="NAME", or rename the field.'
+            t(
+                "Two new columns would be named {names}; `cost` and `error` are taken.",
+                names=listed(twice),
+            ),
+            t("Nothing was sent."),
+            t('Choose another: --column NAME or column="NAME", or rename the field.'),
         )
 
 
@@ -122,7 +139,7 @@ def listed(names: Sequence[str]) -> str:
     """Name columns in an error, the first of many."""
     told = ", ".join(one_line(name, 40) or '""' for name in names[:SHOWN])
     rest = len(names) - SHOWN
-    return f"{told} and {rest:,} more" if rest > 0 else told
+    return t("{names} and {n:,} more", names=told, n=rest) if rest > 0 else told
 
 
 # What data may be
@@ -133,8 +150,9 @@ def _read(data: Any, limit: int | None) -> Data:
         return _file(data, limit)
     if is_dask(data):
         raise InvalidOption(
-            "A Dask frame is read by its partitions, which is not possible here. Nothing was sent. "
-            "Load it first: df.compute()"
+            t("A Dask frame is read by its partitions, which is not possible here."),
+            t("Nothing was sent."),
+            t("Load it first: df.compute()"),
         )
     if (found := _polars(data, limit) or _pandas(data, limit)) is not None:
         return found
@@ -146,7 +164,7 @@ def _read(data: Any, limit: int | None) -> Data:
 def _others(data: Any, limit: int | None) -> Data:
     """Read what says of itself that it holds columns or values."""
     pandas, kind = _library("pandas"), type(data).__name__
-    with _reading(f"{_article(kind)} as data"):
+    with _reading(t("{kind} as data", kind=_article(kind))):
         if hasattr(data, "__arrow_c_stream__"):
             return _arrow(_library("pyarrow").table(data).slice(0, limit))
         if hasattr(data, "__dataframe__"):
@@ -156,13 +174,18 @@ def _others(data: Any, limit: int | None) -> Data:
         if hasattr(data, "__array__") and getattr(data, "ndim", 0) == 1:
             return _frame_of_pandas(pandas.Series(data, name="text").to_frame(), limit)
     raise InvalidOption(
-        f"{_article(kind)} has no rows to ask about. Nothing was sent. Give a "
-        'DataFrame, a list of texts or dicts, or the path of a file: "rows.csv", "rows.parquet"'
+        t("{kind} has no rows to ask about.", kind=_article(kind)),
+        t("Nothing was sent."),
+        t(
+            "Give a DataFrame, a list of texts or dicts, or the path of a file: "
+            '"rows.csv", "rows.parquet"'
+        ),
     )
 
 
 def _article(kind: str) -> str:
-    return f"A{'n' if kind[:1].lower() in 'aeiou' else ''} {one_line(kind, 40)}"
+    name = one_line(kind, 40)
+    return t("An {kind}" if kind[:1].lower() in "aeiou" else "A {kind}", kind=name)
 
 
 def _is(data: object, library: str, *names: str) -> bool:
@@ -239,7 +262,7 @@ def _plain(value: Any) -> object:
 
 def _polars(data: Any, limit: int | None) -> Data | None:
     if _is(data, "polars", "LazyFrame"):
-        with _reading("the lazy frame"):
+        with _reading(t("the lazy frame")):
             data = (data if limit is None else data.head(limit)).collect()
     if _is(data, "polars", "Series"):
         data = data.to_frame(data.name or "text")
@@ -274,8 +297,13 @@ def _list(data: Sequence[Any]) -> Data:
     keyed = sum(isinstance(row, Mapping) for row in rows)
     if keyed not in {0, len(rows)}:
         raise InvalidOption(
-            f"The list holds {keyed:,} dicts and {len(rows) - keyed:,} other values. Nothing was "
-            "sent. Give a list of the one or of the other."
+            t(
+                "The list holds {dicts:,} dicts and {others:,} other values.",
+                dicts=keyed,
+                others=len(rows) - keyed,
+            ),
+            t("Nothing was sent."),
+            t("Give a list of the one or of the other."),
         )
     keys = list(dict.fromkeys(chain.from_iterable(rows))) if keyed else []
 
@@ -338,8 +366,9 @@ class _File:
             is_same = False
         if not is_same:
             raise InvalidOption(
-                f"{_shown(self.path)} has changed since it was first read. No further row was "
-                "asked, and what was answered is kept. Run it again when the file stays as it is."
+                t("{file} has changed since it was first read.", file=_shown(self.path)),
+                t("No further row was asked, and what was answered is kept."),
+                t("Run it again when the file stays as it is."),
             )
 
 
@@ -357,17 +386,24 @@ def _file(data: str | os.PathLike[str], limit: int | None) -> Data:
     ending = text[-20:].lower()
     if not ending.endswith((*_CSV, *_PARQUET)):
         raise InvalidOption(
-            f'"{one_line(text, 40)}" is one text, or no file of a kind that is read here. Nothing '
-            'was sent. Give a list: ["…", "…"], or a path that ends in .csv, .tsv or .parquet; for '
-            "other files: import pandas, and read them into a DataFrame"
+            t(
+                '"{text}" is one text, or no file of a kind that is read here.',
+                text=one_line(text, 40),
+            ),
+            t("Nothing was sent."),
+            t(
+                'Give a list: ["…", "…"], or a path that ends in .csv, .tsv or .parquet; for '
+                "other files: import pandas, and read them into a DataFrame"
+            ),
         )
     path = Path(text).expanduser()
     reader = _parquet if ending.endswith(_PARQUET) else _csv
     with _reading(_shown(text)):
         if path.is_dir():
             raise InvalidOption(
-                f"{_shown(text)} is a folder. Nothing was sent. Read it first: "
-                f"df = pandas.read_parquet({str(path)!r})"
+                t("{file} is a folder.", file=_shown(text)),
+                t("Nothing was sent."),
+                t("Read it first: {code}", code=f"df = pandas.read_parquet({str(path)!r})"),
             )
         return reader(_File(path, _stamp(path)), limit)
 
@@ -439,8 +475,9 @@ def _library(name: str, package: str | None = None) -> Any:
     except ImportError as error:
         package = package or name
         raise InvalidOption(
-            f"This data takes {package}, which is not installed. Nothing was sent. "
-            f"Install it: %pip install {package}"
+            t("This data takes {package}, which is not installed.", package=package),
+            t("Nothing was sent."),
+            t("Install it: %pip install {package}", package=package),
         ) from error
 
 
@@ -453,18 +490,22 @@ def _reading(what: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise InvalidOption(
-            f"There is no file {what}. Nothing was sent. Which folder this is: %pwd"
+            t("There is no file {file}.", file=what),
+            t("Nothing was sent."),
+            t("Which folder this is: %pwd"),
         ) from error
     except UnicodeDecodeError as error:
         raise InvalidOption(
-            f"{what} is not written in UTF-8. Nothing was sent. Read it first: "
-            'df = pandas.read_csv("…", encoding="latin-1")'
+            t("{file} is not written in UTF-8.", file=what),
+            t("Nothing was sent."),
+            t("Read it first: {code}", code='df = pandas.read_csv("…", encoding="latin-1")'),
         ) from error
     except Exception as error:
         reason = one_line(str(error), 120) or type(error).__name__
         raise InvalidOption(
-            f"{what} cannot be read ({reason}). Nothing was sent. Load it into a DataFrame first, "
-            "and give that."
+            t("{file} cannot be read ({why}).", file=what, why=reason),
+            t("Nothing was sent."),
+            t("Load it into a DataFrame first, and give that."),
         ) from error
 
 

@@ -25,7 +25,9 @@ from .clearance import Terms
 from .errors import DeepSeekError, InvalidOption, KeyInText, NoKey, OverLimit
 from .shares import NOTHING, Lent
 from .survey import Questions, Survey, survey
+from .tally import not_asked, was_not_asked
 from .wire import Key
+from .words import Language, language, set_language, t
 
 if TYPE_CHECKING:
     from .jobs import Progress
@@ -37,8 +39,6 @@ TOLD = 0.5
 """Seconds between two reports of how far a partition is."""
 SAMPLE = 100
 """So many of the first rows tell what all will cost."""
-NOT_ASKED = "Not asked, "
-"""So begins the error of a row that another try may ask."""
 DESK = "_deepseek_magic"
 """The attribute of a worker under which keys and stops lie, by job; in memory alone."""
 
@@ -52,7 +52,8 @@ class Plan:
     """What all partitions of one *job* have in common; it stands in Dask's graph, without a key.
 
     *make* makes a session, given `ledger`, `day_limit` and maybe `api_key`. *ledger* is
-    the path of the ledger, None where there is no file; *mark* stands in it.
+    the path of the ledger, None where there is no file; *mark* stands in it. *language* is
+    that of whoever reads the errors of the rows.
     """
 
     job: str
@@ -63,6 +64,7 @@ class Plan:
     ledger: str | None
     mark: str
     day_limit: Decimal | None
+    language: Language
 
 
 @dataclass(slots=True)
@@ -160,7 +162,7 @@ class Link:
             if not reply.get("wait"):
                 return reply
             heard = time.monotonic()
-        raise Stopped("the process that has called `map` is gone")
+        raise Stopped(t("the process that has called `map` is gone"))
 
     def close(self) -> None:
         """Let go of the queues."""
@@ -193,6 +195,8 @@ class Link:
 
 def ask_partition(data: Any, number: int, plan: Plan) -> Result:
     """Ask about the rows of one partition, when and as far as the others leave room."""
+    if language() != plan.language:
+        set_language(plan.language)
     with closing(Link(plan, number)) as link:
         try:
             session, is_shared = _session(plan, link)
@@ -249,19 +253,14 @@ class Rows:
         for name in self.names:
             for place, value in zip(places, frame[name].tolist(), strict=True):
                 self.values[name][place] = as_put_in(value)
-        self.left -= {place for place in places if not is_left(self.values["error"][place])}
+        self.left -= {place for place in places if not was_not_asked(self.values["error"][place])}
 
     def result(self, why: str, error: BaseException | None) -> Result:
         """Give what there is; rows that nobody has asked about say *why*."""
         for place in self.left:
-            if not is_left(self.values["error"][place]):
-                self.values["error"][place] = f"{NOT_ASKED}as {why}. Run again for this row."
+            if not was_not_asked(self.values["error"][place]):
+                self.values["error"][place] = not_asked(why)
         return Result(self.data.frame({}), self.values, error)
-
-
-def is_left(error: object) -> bool:
-    """Tell by the *error* of a row whether it was not asked."""
-    return str(error or "").startswith(NOT_ASKED)
 
 
 def as_put_in(value: Any) -> Any:
@@ -308,7 +307,7 @@ class _Try:
         except DeepSeekError as error:
             self.error = error
             self.link.tell("left", spent=NOTHING, done=True, error=_bare(error))
-        return self.rows.result("its partition could not be asked", _bare(self.error))
+        return self.rows.result(t("its partition could not be asked"), _bare(self.error))
 
     def _survey(self) -> Survey:
         asking = self.plan.asking
@@ -320,7 +319,8 @@ class _Try:
         try:
             return survey(self.session, read, fresh=asking.fresh)
         except (KeyInText, InvalidOption) as error:
-            error.retell(f"In partition {self.link.number}: {error.told[0]}", *error.told[1:])
+            first = t("In partition {n}: {what}", n=self.link.number, what=error.told[0])
+            error.retell(first, *error.told[1:])
             raise
 
     def _begin(self, found: Survey) -> frozenset[str]:

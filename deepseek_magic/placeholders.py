@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .describe import describe
 from .errors import InvalidOption, nearest, one_line
 from .wire import Answer
+from .words import later, t
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,7 +35,7 @@ class Placeholder(NamedTuple):
     spec: str
 
 
-NEXT = "Nothing was sent. To send braces as they stand: %%deepseek --raw"
+NEXT = later("To send braces as they stand: %%deepseek --raw")
 """How each error here ends."""
 
 _TRIES = 25
@@ -145,17 +146,37 @@ def _balanced_end(text: str, start: int) -> Iterator[int]:
             return
 
 
-def _failure(source: str, what: str) -> InvalidOption:
-    return InvalidOption(f"{{{{{one_line(source, 40)}}}}} {what}. {NEXT}")
+def braced(source: str) -> str:
+    """Write an expression as it stands in a prompt, the beginning of a long one."""
+    return f"{{{{{one_line(source, 40)}}}}}"
+
+
+def _failure(what: str, reason: str = "") -> InvalidOption:
+    found = InvalidOption(what, t("Nothing was sent."), t(NEXT))
+    found.reason = reason
+    return found
+
+
+def _fails(source: str, reason: str) -> InvalidOption:
+    what = t("{expression} fails: {reason}.", expression=braced(source), reason=reason)
+    return _failure(what, reason)
 
 
 def _not_python(rest: str, source: str | None, error: Exception | None) -> InvalidOption:
     if source is None:
-        return InvalidOption(f'"{{{{{one_line(rest, 40)}" has no }}}} that closes it. {NEXT}')
+        begun = "{{" + one_line(rest, 40)
+        return _failure(t('"{text}" has no {brackets} that closes it.', text=begun, brackets="}}"))
     if not source:
-        return _failure(source, "is empty; it takes a Python expression")
+        what = t("{expression} is empty; it takes a Python expression.", expression=braced(source))
+        return _failure(what)
     reason = error.msg if isinstance(error, SyntaxError) else error
-    return _failure(source, f"is not a Python expression ({one_line(str(reason), 80)})")
+    return _failure(
+        t(
+            "{expression} is not a Python expression ({reason}).",
+            expression=braced(source),
+            reason=one_line(str(reason), 80),
+        )
+    )
 
 
 def text_of(value: object, bound: int) -> str:
@@ -178,18 +199,26 @@ def told(
             return text_of(value, bound)
     except NameError as error:
         if error.name is None or error.name in names or hasattr(builtins, error.name):
-            raise _failure(source, f"fails: {_reason(error)}") from error
+            raise _fails(source, _reason(error)) from error
         public = [n for n in (*names, *dir(builtins)) if isinstance(n, str) and n[:1] != "_"]
         near = nearest(error.name, public)
-        hint = f" (did you mean {one_line(near, 40)}?)" if near else ""
-        raise _failure(
-            source, f"fails: there is no name {one_line(error.name, 40)}{hint}"
+        name, near = one_line(error.name, 40), one_line(near or "", 40)
+        raise _fails(
+            source,
+            t("there is no name {name} (did you mean {near}?)", name=name, near=near)
+            if near
+            else t("there is no name {name}", name=name),
         ) from error
     except (Exception, SystemExit) as error:
-        raise _failure(source, f"fails: {_reason(error)}") from error
+        raise _fails(source, _reason(error)) from error
     if iscoroutine(value):
         value.close()
-    raise _failure(source, "has to be awaited; await it in a cell above and put the result here")
+    raise _failure(
+        t(
+            "{expression} has to be awaited; await it in a cell above and put the result here.",
+            expression=braced(source),
+        )
+    )
 
 
 def _reason(error: BaseException) -> str:

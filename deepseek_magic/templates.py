@@ -18,7 +18,8 @@ from types import CodeType
 from typing import Any
 
 from .errors import InvalidOption, nearest, one_line
-from .placeholders import NEXT, SPEC, Placeholder, compiled, text_of, told
+from .placeholders import SPEC, Placeholder, braced, compiled, text_of, told
+from .words import later, t
 
 ROW = "row"
 SHOWN = 10
@@ -27,7 +28,7 @@ SHOWN = 10
 Slot = Callable[[Mapping[str, object]], str]
 """Gives what stands in a template's place for one row."""
 
-_ASIDE = """Nothing was sent. To send two braces as they stand: {{'{{'}}"""
+_ASIDE = later("""To send two braces as they stand: {{'{{'}}""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,13 @@ def read(
     used = [piece.columns for piece in found if isinstance(piece, _Asked)]
     if not any(used):
         raise InvalidOption(
-            "The template asks the same of every row. Nothing was sent. Put a column where its "
-            f"value belongs: {_braced(columns[0] if columns else 'text')}. {_listed(columns)}"
+            t("The template asks the same of every row."),
+            t("Nothing was sent."),
+            t(
+                "Put a column where its value belongs: {expression}.",
+                expression=braced(columns[0] if columns else "text"),
+            ),
+            _listed(columns),
         )
     parts = tuple(_part(piece, known) for piece in found)
     return Template(template, _all_used(used, known), parts)
@@ -157,8 +163,14 @@ def _no_expression(rest: str, error: InvalidOption, known: _Known) -> InvalidOpt
         return _unknown(inside, inside, near, known)
     odd = (c for c in known.columns if not c.isidentifier() or keyword.iskeyword(c))
     met = next((column for column in odd if column and column in inside), None)
-    hint = f"; in an expression, that column is row[{met!r}]" if met else ""
-    return InvalidOption(str(error).replace(f". {NEXT}", f"{hint}. {_ASIDE}"))
+    what = error.told[0]
+    if met:
+        what = t(
+            "{what}; in an expression, that column is row[{column!r}].",
+            what=what.rstrip(".。"),
+            column=met,
+        )
+    return InvalidOption(what, t("Nothing was sent."), t(_ASIDE))
 
 
 def _names(code: CodeType) -> Iterator[str]:
@@ -184,21 +196,22 @@ def _check(source: str, used: Sequence[str], known: _Known) -> None:
 
 
 def _unknown(source: str, name: str, near: str | None, known: _Known) -> InvalidOption:
-    hint = f" (did you mean {one_line(near, 40)}?)" if near else ""
-    return InvalidOption(
-        f"{_braced(source)} fails: there is no column or name {one_line(name, 40)}{hint}. "
-        f"Nothing was sent. {_listed(known.columns)}"
+    what = t(
+        "{expression} fails: there is no column or name {name} (did you mean {near}?)."
+        if near
+        else "{expression} fails: there is no column or name {name}.",
+        expression=braced(source),
+        name=one_line(name, 40),
+        near=one_line(near or "", 40),
     )
-
-
-def _braced(source: str) -> str:
-    return f"{{{{{one_line(source, 40)}}}}}"
+    return InvalidOption(what, t("Nothing was sent."), _listed(known.columns))
 
 
 def _listed(columns: Sequence[str]) -> str:
     told = ", ".join(one_line(name, 40) for name in columns[:SHOWN])
-    rest = len(columns) - SHOWN
-    return f"Columns are: {told}{f' and {rest:,} more' if rest > 0 else ''}."
+    if (rest := len(columns) - SHOWN) > 0:
+        return t("Columns are: {names} and {n:,} more.", names=told, n=rest)
+    return t("Columns are: {names}.", names=told)
 
 
 def _all_used(used: Sequence[Sequence[str]], known: _Known) -> tuple[str, ...] | None:
@@ -228,7 +241,7 @@ def _once(found: Placeholder, names: dict[str, object], bound: int) -> str:
     try:
         return told(found, dict(names), bound)
     except InvalidOption as error:
-        raise InvalidOption(str(error).replace(NEXT, _ASIDE)) from error.__cause__
+        raise InvalidOption(*error.told[:-1], t(_ASIDE)) from error.__cause__
 
 
 def _value(column: str, spec: str, bound: int) -> Slot:
@@ -272,14 +285,18 @@ def _evaluated(
             # What cannot be done with a missing value is missing too.
             if any(value is None for value in values.values()):
                 return ""
-            raise _failed(found.source, str(error).partition(" fails: ")[2], error) from error
+            raise _failed(found.source, error.reason or error.told[0]) from error
 
     return evaluated
 
 
-def _failed(source: str, reason: str, error: InvalidOption | None = None) -> InvalidOption:
-    why = reason.replace(f". {NEXT}", "") if reason else str(error).replace(f" {NEXT}", "")
+def _failed(source: str, why: str) -> InvalidOption:
     return InvalidOption(
-        f"{_braced(source)} fails in this row: {one_line(why, 120)}. The row was not asked. "
-        "Mend the value or the expression, and run it again."
+        t(
+            "{expression} fails in this row: {why}.",
+            expression=braced(source),
+            why=one_line(why.rstrip(".。"), 120),
+        ),
+        t("The row was not asked."),
+        t("Mend the value or the expression, and run it again."),
     )
