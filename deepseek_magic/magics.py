@@ -670,13 +670,13 @@ def find(shell: InteractiveShell) -> DeepSeekMagics | None:
 def _answer_html(answer: Answer) -> str:
     from .render import text_shown
 
-    return text_shown(answer.text).html
+    return text_shown(answer).html
 
 
 def _answer_text(answer: Answer, printer: Any, _: bool) -> None:
     from .render import text_shown
 
-    printer.text(text_shown(answer.text).text)
+    printer.text(text_shown(answer).text)
 
 
 def _answer_formats(shell: Any) -> tuple[Any, Any]:

@@ -260,14 +260,27 @@ def answer_shown(answer: Answer, line: str, *, thinking: bool, dead: str = "") -
     folded = reasoning_html(answer.reasoning, answer.usage) if thinking else ""
     text = to_terminal(answer.text)
     return Shown(
-        html=folded + markdown.to_html(answer.text) + line_html(line, dead),
+        html=folded + markdown.to_html(opening(answer) + answer.text) + line_html(line, dead),
         text="\n\n".join(part for part in (text.rstrip("\n"), to_terminal(line)) if part),
     )
 
 
-def text_shown(text: str) -> Shown:
+def text_shown(answer: Answer) -> Shown:
     """Show the text of an answer and nothing else."""
-    return Shown(html=markdown.to_html(text), text=to_terminal(text))
+    html = markdown.to_html(opening(answer) + answer.text)
+    return Shown(html=html, text=to_terminal(answer.text))
+
+
+_FENCE = "`" * 16 + "json\n"
+
+
+def opening(answer: Answer) -> str:
+    """Give what begins a block of code where *answer* is the JSON it was asked for; else "".
+
+    As Markdown its lines would run together, and its stars and underscores be lost.
+    """
+    asked = answer.request is not None and answer.request.json
+    return _FENCE if asked and answer.text.lstrip()[:1] in {"{", "["} else ""
 
 
 def line_html(line: str, dead: str = "") -> str:

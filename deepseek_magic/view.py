@@ -191,6 +191,8 @@ class NotebookView:
         ):
             self._draw(render.reasoning_html(answer.reasoning))
             self._open_display()
+        if self._open_from == 0:
+            self._carried = render.opening(answer)
         above = self._lay_aside(answer.text) if len(answer.text) > WHOLE else None
         sent = self._draw(markdown.to_html(self._carried + answer.text[self._open_from :]))
         if above is not None:

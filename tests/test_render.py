@@ -40,7 +40,16 @@ from deepseek_magic.tables import (
     settings_shown,
 )
 from deepseek_magic.top_up import Look
-from deepseek_magic.wire import Answer, Balance, BalanceInfo, CostRange, State, Usage
+from deepseek_magic.wire import (
+    Answer,
+    Balance,
+    BalanceInfo,
+    CostRange,
+    Message,
+    Request,
+    State,
+    Usage,
+)
 
 NOW = datetime(2026, 11, 22, 6, 53, 10, tzinfo=UTC)
 TODAY = NOW.astimezone().date()
@@ -178,7 +187,7 @@ def test_every_foreign_text_is_escaped() -> None:
 
     pages = [
         answer_shown(hostile, quiet_line(hostile, Decimal(1), place=EVIL), thinking=True),
-        text_shown(EVIL),
+        text_shown(Answer(text=EVIL)),
         thinking_shown(EVIL, 1),
         notice_shown(notice(what=EVIL, balance=account, currency=EVIL, kept=EVIL, steps=(EVIL,))),
         notice_shown(notice(top_up_url=f"https://a.b/{EVIL}")),
@@ -350,7 +359,20 @@ def test_an_answer_before_its_line() -> None:
     """Without a line nothing empty is shown for it."""
     shown = answer_shown(Answer(text="a"), "", thinking=True)
 
-    assert shown == text_shown("a")
+    assert shown == text_shown(Answer(text="a"))
+
+
+def test_json_keeps_its_lines() -> None:
+    """JSON that was asked for is a block of code, as it stands; other text is Markdown."""
+    asked = Request("deepseek-flash", (Message("user", "?"),), json=True)
+    text = '{\n  "a_b": "*x*",\n  "c": "_y_"\n}'
+
+    block = Page(answer_shown(Answer(text=text, request=asked), "line", thinking=True).html)
+    words = Page(answer_shown(Answer(text="I *cannot*.", request=asked), "", thinking=True).html)
+
+    assert text in block.text
+    assert "pre" in block.tags
+    assert "em" in words.tags
 
 
 def test_reasoning_without_a_count() -> None:

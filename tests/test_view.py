@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from deepseek_magic import markdown, render
 from deepseek_magic.view import REDRAW, NotebookView, TerminalView
-from deepseek_magic.wire import Answer, Piece, Usage
+from deepseek_magic.wire import Answer, Message, Piece, Request, Usage
 
 LINE = "deepseek-flash · 1 in · 2 out · 0.0001 CNY"
 STAMP = {"model": "deepseek-flash", "cost": "0.0001"}
@@ -128,6 +128,24 @@ LONG = {
 
 
 # -- one answer -----------------------------------------------------------------------
+
+
+def test_json_grows_as_a_block() -> None:
+    """JSON keeps its lines while it comes, however long, and nothing in it is lost or doubled."""
+    asked = Request("deepseek-flash", (Message("user", "?"),), json=True)
+    text = "{\n" + ",\n".join(f'  "{word}": "*a_b*"' for word in WORDS) + "\n}"
+    view, page, clock = opened()
+    answer = Answer(model="deepseek-flash", request=asked)
+
+    for piece in cut(text, 900):
+        answer = answer.plus(piece)
+        clock.now += 9
+        view.show(answer)
+
+    assert marks(re.sub(r"<[^>]*>", "", page.html)) == WORDS
+    assert "<em>" not in page.html
+    assert page.html.count("*a_b*") == len(WORDS)
+    assert page.html.count("<pre") == len(page.outputs)
 
 
 def test_a_short_answer_is_one_display() -> None:
