@@ -330,7 +330,7 @@ def kinds_of_errors(frame: Any) -> list[str]:
 
 def _kind(error: str) -> str:
     """Bring errors that tell the same of different rows together."""
-    first = re.split(r"[.:] ", error, maxsplit=1)[0]
+    first = re.split(r"[.:] |[。：]", error, maxsplit=1)[0]
     return one_line(first.rstrip("."), 100)
 
 
