@@ -351,7 +351,7 @@ def _verdict(preview: Preview, *, anyway: bool) -> _Verdict:
     if refusal is not None:
         text = f"would be sent, as --anyway passes over this: {one_line(str(refusal))}"
     if empty:
-        return _Verdict("would probably be refused", f"{text.rstrip('.')}. {empty}", _RED)
+        return _Verdict("would probably be refused", f"{text.rstrip('.。')}. {empty}", _RED)
     return _Verdict("would be sent", text, _GREEN)
 
 

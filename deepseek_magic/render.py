@@ -484,7 +484,7 @@ def off_peak_line(
 def _found(look: Look) -> str:
     at = f"at {look.at.astimezone():%H:%M:%S}"
     if look.balance is None:
-        why = f": {one_line(look.problem, 200).rstrip('.')}" if look.problem else ""
+        why = f": {one_line(look.problem, 200).rstrip('.。')}" if look.problem else ""
         return f"the balance could not be read {at}{why}"
     left = at_least(look.balance.effective, look.balance.currency)
     if look.balance.effective and look.balance.available is False:
