@@ -216,7 +216,7 @@ _CODE = (
     "background:rgba(128,128,128,.18);color:inherit;border-radius:3px;padding:.05em .35em;"
     "user-select:all"
 )
-_TO_PASTE = re.compile(r"(?:: |：)([-%][^()]*)\Z")
+_TO_PASTE = re.compile(r"(?:: |：)([-%][^()（）]*)\Z")
 _SHORT = 24
 LIST = "margin:.2em 0;padding-left:1.4em;list-style:disc"
 

@@ -201,9 +201,12 @@ class Interrupted(KeyboardInterrupt):
 
 def _cut(line: str) -> tuple[str, ...]:
     """Cut *line* after its first sentence."""
-    end = "。" if language() == "zh" and "。" in line else ". "
+    chinese = language() == "zh"
+    end = "。" if chinese and "。" in line else ". "
     first, found, rest = line.partition(end)
-    return (first + found.rstrip(), rest) if rest else (line,)
+    # `sentences` puts a blank between the two in English alone.
+    blank = found[1:] if chinese else ""
+    return (first + found[:1], blank + rest) if rest else (line,)
 
 
 def one_line(text: str, limit: int = 240) -> str:

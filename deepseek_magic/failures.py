@@ -643,7 +643,9 @@ def _status_in(error: Any) -> int | None:
 
 def _a_page(text: str) -> str:
     title = re.search(r"<title[^>]*>([^<]{1,100})", text, re.IGNORECASE)
-    return f'{t(A_PAGE)} ("{one_line(title[1])}")' if title else t(A_PAGE)
+    if not title:
+        return t(A_PAGE)
+    return t('an HTML page ("{title}")', title=one_line(title[1]))
 
 
 def _seconds(headers: Mapping[str, str]) -> float | None:

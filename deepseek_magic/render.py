@@ -565,7 +565,7 @@ def _found(look: Look) -> str:
         said = t("the balance could not be read at {time}", time=at)
         if not look.problem:
             return said
-        return t("{what}: {why}", what=said, why=one_line(look.problem, 200).rstrip("."))
+        return t("{what}: {why}", what=said, why=one_line(look.problem, 200).rstrip(".。"))
     left = at_least(look.balance.effective, look.balance.currency)
     if look.balance.effective and look.balance.available is False:
         return t("{money}, not available for requests, at {time}", money=left, time=at)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from typing import Any
 
 import pytest
 
-from deepseek_magic import errors
+from deepseek_magic import errors, words
 from deepseek_magic.errors import BrokenAnswer, DeepSeekError, OutOfMoney
 
 CLASSES: list[type[DeepSeekError]] = [
@@ -57,3 +58,33 @@ def test_facts_of_money() -> None:
     assert (error.balance, error.partial) == (None, [1])
     assert not error.may_be_billed
     assert BrokenAnswer("Cut.").may_be_billed
+
+
+@pytest.mark.parametrize(
+    ("language", "told", "line", "what"),
+    [
+        ("en", ("It said: a. b.", "No.", "Try."), "It said: a. b. No. Try.", "It said: a. b."),
+        ("en", ("It broke. Nothing was sent. Try.",), None, "It broke."),
+        ("en", ("It broke", ""), "It broke", "It broke."),
+        ("zh", ("它说：a. b。c。", "未发送。"), "它说：a. b。c。未发送。", "它说：a. b。c。"),
+        ("zh", ("出错了。未发送。请重试。",), None, "出错了。"),
+        ("zh", ("It broke. Nothing was sent.",), None, "It broke。"),
+    ],
+)
+def test_what_happened_is_told_by_itself(
+    monkeypatch: pytest.MonkeyPatch, language: str, told: tuple[str, ...], line: str, what: str
+) -> None:
+    """The first of an error's sentences is what happened, with all that is quoted in it."""
+    monkeypatch.setenv(words.VARIABLE, language)
+
+    error = DeepSeekError(*told)
+
+    assert (str(error), error.what) == (line or told[0], what)
+    assert words.sentences(*error.told) == str(error)
+
+
+def test_sentences_stay_apart_in_another_process() -> None:
+    """An error that a worker sends back still knows what it is made of."""
+    error = pickle.loads(pickle.dumps(OutOfMoney("It said: a. b.", "Nothing was sent.")))  # noqa: S301
+
+    assert error.told == ("It said: a. b.", "Nothing was sent.")

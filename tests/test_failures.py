@@ -34,10 +34,11 @@ from deepseek_magic.errors import (
     UnusableAnswer,
     WrongKey,
 )
-from deepseek_magic.failures import beside, refusal
+from deepseek_magic.failures import ASK_ANEW, GO_ON, beside, broken, refusal, with_way_on
 from deepseek_magic.sandbox import Reply, Sandbox
 from deepseek_magic.session import Session
 from deepseek_magic.wire import Balance, BalanceInfo
+from deepseek_magic.words import VARIABLE, t
 
 KEY = "sk-5ec3e75ec3e75ec3e75ec3e75ec3e70"
 TALE = "Once upon a time there was a notebook that remembered everything."
@@ -643,6 +644,35 @@ def test_money_that_is_not_available(api: Sandbox) -> None:
     assert "showed 5.00 CNY at " in line_of(error)
     assert "not available" in line_of(error)
     assert "https://platform.deepseek.com/top_up" in line_of(error)
+
+
+def test_a_balance_that_shows_money_in_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next step gives way to what the figure means in this language, too."""
+    monkeypatch.setenv(VARIABLE, "zh")
+    line = str(refusal("api.deepseek.com", 402, "", {}, paid=True))
+
+    lags = beside(line, holding("4.509"))
+    held = beside(line, holding("4.50", available=False))
+
+    assert "充值" in line
+    assert "余额显示为 4.50 CNY（" in lags
+    assert "几分钟延迟" in lags
+    assert "不可用" in held
+    assert "请先充值" not in held
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("name", ["ReadTimeout", "RemoteProtocolError"])
+def test_the_way_on_is_told_once(monkeypatch: pytest.MonkeyPatch, language: str, name: str) -> None:
+    """It stands before the advice to ask anew, and not twice where it is added twice."""
+    monkeypatch.setenv(VARIABLE, language)
+    told = broken("api.deepseek.com", name, "").told
+
+    once = with_way_on(told)
+
+    assert once.index(t(GO_ON)) == once.index(t(ASK_ANEW)) - 1
+    assert with_way_on(once) == once
+    assert [line for line in once if line != t(GO_ON)] == list(told)
 
 
 @pytest.mark.parametrize(

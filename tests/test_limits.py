@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepseek_magic import limits, prices
+from deepseek_magic.elements import with_code
 from deepseek_magic.errors import InsufficientBalance, InvalidOption, OverLimit
 from deepseek_magic.estimate import Estimate, estimate
 from deepseek_magic.ledger import Past
 from deepseek_magic.limits import Cap, Facts
 from deepseek_magic.wire import Balance, BalanceInfo, Request, question
+from deepseek_magic.words import VARIABLE
 
 CALM = datetime(2026, 11, 21, 2, tzinfo=UTC)
 PEAK = CALM - timedelta(days=1)
@@ -168,6 +171,20 @@ def test_cheaper_ways() -> None:
     assert [way.rpartition(": ")[2] for way in ways] == ["-m flash", "--think off", "--off-peak"]
     assert "instead of" in ways[0]
     assert "Off-peak, from" in ways[2]
+
+
+def test_cheaper_ways_in_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be pasted stands at the end in this language, too, and is set off."""
+    monkeypatch.setenv(VARIABLE, "zh")
+    dear = facts(model="pro", think="high", at=PEAK)
+
+    ways = limits.cheaper(dear, guess)
+
+    flags = ["-m flash", "--off-peak"]
+    assert [way.rpartition("：")[2] for way in ways] == flags
+    assert [re.findall("<code[^>]*>(.*)</code>", with_code(way)) for way in ways] == [
+        [flag] for flag in flags
+    ]
 
 
 def test_a_way_that_costs_as_much_is_none() -> None:
