@@ -710,14 +710,16 @@ def test_the_reader_s_language_changes_no_question(monkeypatch: pytest.MonkeyPat
         (
             b"%PDF-1.4",
             (
-                "这张图片是一份 PDF 文件；DeepSeek 可以读取 PNG、JPEG、WebP 和 GIF。未发送任何内容。"
+                "这张图片是一份 PDF 文件；DeepSeek 可以读取 PNG、JPEG、WebP 和 GIF。"
+                "未发送任何内容。"
                 "请在制作它的程序中另存为 PNG，再发送。"
             ),
         ),
         (
             b"MM\0*",
             (
-                "这张图片是一张 TIFF 图片；DeepSeek 可以读取 PNG、JPEG、WebP 和 GIF。未发送任何内容。"
+                "这张图片是一张 TIFF 图片；DeepSeek 可以读取 PNG、JPEG、WebP 和 GIF。"
+                "未发送任何内容。"
                 "Pillow 也许能打开它：请发送 PIL.Image.open(…)，而不是文件。"
             ),
         ),
