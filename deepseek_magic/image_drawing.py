@@ -10,6 +10,8 @@ import warnings
 from io import BytesIO
 from typing import Any, NamedTuple
 
+from .words import t
+
 SIDE = 4096
 """Pixels of a longer side; the API takes no more in requests with 15 pictures and above.
 
@@ -110,4 +112,4 @@ def _encoded(picture: Any, *, is_photo: bool) -> Drawn:
         data, (width, height) = file.getvalue(), picture.size
         if fits(width, height, len(data)):
             return Drawn(f"image/{form.lower()}", data, width, height)
-    raise ValueError(f"it has {len(data) / 1e6:.0f} MB even as a JPEG")
+    raise ValueError(t("it has {size:.0f} MB even as a JPEG", size=len(data) / 1e6))

@@ -10,8 +10,23 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from .words import later
+
 SENT = ("image/png", "image/jpeg", "image/webp", "image/gif")
 """What the API reads (api-docs.deepseek.com/guides/vision)."""
+
+_PDF = later("a PDF")
+_SVG = later("an SVG drawing")
+_BMP = later("a BMP picture")
+_TIFF = later("a TIFF picture")
+_AVIF = later("an AVIF picture")
+_HEIC = later("a HEIC picture or a video")
+
+DOCUMENTS = frozenset({_PDF, _SVG})
+"""What is no picture yet, and can be saved as one."""
+
+PICTURES = frozenset({_BMP, _TIFF, _AVIF, _HEIC})
+"""What is one, of a kind that is not sent."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _STARTS = (
@@ -19,19 +34,19 @@ _STARTS = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF87a", "image/gif"),
     (b"GIF89a", "image/gif"),
-    (b"%PDF-", "a PDF"),
-    (b"BM", "a BMP picture"),
-    (b"II*\0", "a TIFF picture"),
-    (b"MM\0*", "a TIFF picture"),
-    (b"\x1f\x8b", "a compressed file"),
-    (b"PK\x03\x04", "a ZIP archive"),
+    (b"%PDF-", _PDF),
+    (b"BM", _BMP),
+    (b"II*\0", _TIFF),
+    (b"MM\0*", _TIFF),
+    (b"\x1f\x8b", later("a compressed file")),
+    (b"PK\x03\x04", later("a ZIP archive")),
 )
-_BRANDS = {b"avif": "an AVIF picture", b"avis": "an AVIF picture"}
+_BRANDS = {b"avif": _AVIF, b"avis": _AVIF}
 _PNG_PERSONAL = {b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME"}
 _JPEG_PERSONAL = {0xE1, 0xED, 0xFE}  # Exif and XMP, IPTC, comments
 _GIF_WORDS = {0xFE, 0xFF}  # comments, and what programs add
 _JPEG_NO_SIZE = {0xC4, 0xC8, 0xCC}
-_CUT = "it is cut off"
+_CUT = later("it is cut off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +66,21 @@ class Head:
 
 
 def kind_of(data: bytes) -> str | None:
-    """Tell what *data* are by their first bytes: a media type of `SENT`, else words, else None."""
+    """Tell what *data* are by their first bytes: a media type of `SENT`, else words, else None.
+
+    The words are English, to be told by `t`; so are those of the errors of `head_of`.
+    """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     if data[4:8] == b"ftyp":
-        return _BRANDS.get(data[8:12], "a HEIC picture or a video")
+        return _BRANDS.get(data[8:12], _HEIC)
     for start, kind in _STARTS:
         if data.startswith(start):
             return kind
     begin = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if begin.startswith((b"<svg", b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in data[:65536]:
-        return "an SVG drawing"
-    return "a web page" if begin.startswith((b"<!doctype html", b"<html")) else None
+        return _SVG
+    return later("a web page") if begin.startswith((b"<!doctype html", b"<html")) else None
 
 
 def head_of(data: bytes) -> Head:
@@ -78,7 +96,7 @@ def head_of(data: bytes) -> Head:
     except (IndexError, KeyError):
         raise ValueError(_CUT) from None
     if not head.width or not head.height:
-        raise ValueError("it is said to be of no size")
+        raise ValueError(later("it is said to be of no size"))
     return head
 
 
@@ -96,7 +114,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
         length = _number(data, at, 4)
         name, end = data[at + 4 : at + 8], at + 8 + length
         if _number(data, end, 4) != zlib.crc32(memoryview(data)[at + 4 : end]):
-            raise ValueError("its check sums do not fit")
+            raise ValueError(later("its check sums do not fit"))
         yield name, at + 8
         at = end + 4
 
@@ -119,7 +137,7 @@ def _jpeg(data: bytes) -> Head:
     at, size, is_plain = 2, None, True
     while True:
         if data[at] != 0xFF:
-            raise ValueError("it is no JPEG inside")
+            raise ValueError(later("it is no JPEG inside"))
         while data[at] == 0xFF:  # any number of them may stand before a mark
             at += 1
         mark, at = data[at], at + 1
@@ -133,7 +151,7 @@ def _jpeg(data: bytes) -> Head:
         is_plain = is_plain and mark not in _JPEG_PERSONAL
         at += max(_number(data, at, 2), 2)
     if size is None:
-        raise ValueError("it does not say of what size it is")
+        raise ValueError(later("it does not say of what size it is"))
     if (end := data.find(b"\xff\xd9", at)) < 0:
         raise ValueError(_CUT)
     return Head("image/jpeg", *size, is_plain=is_plain and end + 2 == len(data))
@@ -158,9 +176,9 @@ def _gif(data: bytes) -> Head:
             is_plain = is_plain and not clear and data[at + 1] not in _GIF_WORDS
             at = past_blocks(at + 2)
         else:
-            raise ValueError("it is no GIF inside")
+            raise ValueError(later("it is no GIF inside"))
     if not frames:
-        raise ValueError("there is no picture in it")
+        raise ValueError(later("there is no picture in it"))
     size = _number(data, 6, 2, little=True), _number(data, 8, 2, little=True)
     return Head("image/gif", *size, frames > 1, is_plain and at + 1 == len(data))
 
@@ -187,4 +205,4 @@ def _webp_head(data: bytes) -> Head:
         bits = _number(data, 21, 4, little=True)
         size = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
         return Head("image/webp", *size, is_plain=not bits >> 28 & 1)
-    raise ValueError("it is no WebP inside")
+    raise ValueError(later("it is no WebP inside"))

@@ -23,6 +23,7 @@ from . import image_drawing, image_files
 from .errors import InvalidOption, nearest, one_line
 from .image_drawing import BYTES, SIDE, fits, shrinking
 from .wire import Image, ImageLink
+from .words import later, t
 
 FILE_BYTES = 64 * 2**20
 """A larger file is not read."""
@@ -30,7 +31,7 @@ FILE_BYTES = 64 * 2**20
 MOST_PIXELS = 80_000_000
 """A picture of more is not decoded: it fills the memory, and may have been made for that."""
 
-TAKEN = (
+TAKEN = later(
     "a Matplotlib or Plotly figure, a PIL image, the bytes of a PNG, JPEG, WebP or GIF, or a path"
 )
 _EDGE = 64  # pixels that a tight box may add
@@ -49,7 +50,7 @@ def read(value: object) -> tuple[Image | ImageLink, ...]:
 
 
 def _refused(why: str, *, then: str = "") -> InvalidOption:
-    return InvalidOption(f"{why}. Nothing was sent.{f' {then}' if then else ''}")
+    return InvalidOption(t("{why}.", why=why), t("Nothing was sent."), then)
 
 
 # -- what it is -------------------------------------------------------------------
@@ -63,9 +64,9 @@ def _pictures(value: object) -> Iterator[Image | ImageLink]:
     elif isinstance(value, os.PathLike):
         yield _of_path(value)
     elif isinstance(value, bytes | bytearray | memoryview):
-        yield _of_bytes(bytes(value), "The picture")
+        yield _of_bytes(bytes(value), t("The picture"))
     elif isinstance(value, BytesIO):
-        yield _of_bytes(value.getvalue(), "The picture")
+        yield _of_bytes(value.getvalue(), t("The picture"))
     elif figures := _figures(value):
         yield from map(_of_figure, figures)
     else:
@@ -75,20 +76,36 @@ def _pictures(value: object) -> Iterator[Image | ImageLink]:
 def _of_object(value: object) -> Image | ImageLink:
     """Make a picture of what is neither a file nor a Matplotlib figure."""
     if (pillow := sys.modules.get("PIL.Image")) and isinstance(value, pillow.Image):
-        return _drawn(value, "The PIL image")
+        return _drawn(value, t("The PIL image"))
     if _is_of(value, "plotly") and hasattr(value, "to_image"):
         return _of_plotly(value)
     shown = sys.modules.get("IPython.core.display") or sys.modules.get("IPython.display")
     if shown and isinstance(value, getattr(shown, "Image", ())):
         return _of_shown(value)
     if (data := _own_png(value)) is not None:
-        return _of_bytes(data, f"The picture of {type(value).__name__}")
+        return _of_bytes(data, _picture_of(value))
     if value is not None and value is sys.modules.get("matplotlib.pyplot"):
-        then = "The newest figure of a cell is plt.gcf(), in that cell."
-        raise _refused("plt is a module, and no picture", then=then)
-    kind = "None" if value is None else f"a value of type {one_line(type(value).__name__, 40)}"
-    then = "Pillow makes one of it: PIL.Image.fromarray(…)" if _is_of(value, "numpy") else ""
-    raise _refused(f"A picture cannot be {kind}; it is {TAKEN}", then=then)
+        then = t("The newest figure of a cell is plt.gcf(), in that cell.")
+        raise _refused(t("plt is a module, and no picture"), then=then)
+    raise _of_no_picture(value)
+
+
+def _of_no_picture(value: object) -> InvalidOption:
+    if value is None:
+        return _refused(t("A picture cannot be None; it is {taken}", taken=t(TAKEN)))
+    why = t(
+        "A picture cannot be a value of type {kind}; it is {taken}",
+        kind=one_line(type(value).__name__, 40),
+        taken=t(TAKEN),
+    )
+    is_array = _is_of(value, "numpy")
+    return _refused(
+        why, then=t("Pillow makes one of it: PIL.Image.fromarray(…)") if is_array else ""
+    )
+
+
+def _picture_of(value: object) -> str:
+    return t("The picture of {kind}", kind=type(value).__name__)
 
 
 def _is_of(value: object, library: str) -> bool:
@@ -126,7 +143,7 @@ def _own_png(value: object) -> bytes | None:
         try:
             given = method(value)
         except Exception as error:
-            raise _unreadable(f"The picture of {type(value).__name__}", error) from error
+            raise _unreadable(_picture_of(value), error) from error
         data = given[0] if isinstance(given, tuple) else given
         if isinstance(data, bytes):
             return data
@@ -141,10 +158,10 @@ def _own_png(value: object) -> bytes | None:
 def _of_shown(value: Any) -> Image | ImageLink:
     """Make a picture of IPython's `Image`, which holds bytes or an address."""
     if isinstance(value.data, bytes):
-        return _of_bytes(value.data, "The IPython image")
+        return _of_bytes(value.data, t("The IPython image"))
     if value.url:
         return _of_text(value.url)
-    raise _refused("The IPython image holds no picture")
+    raise _refused(t("The IPython image holds no picture"))
 
 
 def _of_text(text: str) -> Image | ImageLink:
@@ -162,9 +179,10 @@ def _link(url: str) -> ImageLink:
     except ValueError:
         host, has_password = None, False
     if not host or len(url) > _URL_CHARACTERS or not url.isprintable() or " " in url:
-        raise _refused(f"“{one_line(url, 60)}” is no address that DeepSeek can fetch")
+        shown = one_line(url, 60)
+        raise _refused(t("“{url}” is no address that DeepSeek can fetch", url=shown))
     if has_password:
-        raise _refused("The address of the picture has a name or a password before its @")
+        raise _refused(t("The address of the picture has a name or a password before its @"))
     return ImageLink(url)
 
 
@@ -175,15 +193,18 @@ def _of_figure(figure: Any) -> Image:
     """Draw a Matplotlib figure as its cell shows it, smaller where it would be too large."""
     if len(figure.get_children()) < 2:  # the ground is the first
         raise _refused(
-            "The Matplotlib figure is empty",
-            then="Each cell begins new ones: keep it where it is drawn, fig = plt.gcf(), and send "
-            "fig.",
+            t("The Matplotlib figure is empty"),
+            then=t(
+                "Each cell begins new ones: keep it where it is drawn, fig = plt.gcf(), and send "
+                "fig."
+            ),
         )
     try:
         data = _saved(figure)
     except Exception as error:
-        raise _unreadable("The Matplotlib figure", error, "drawn") from error
-    return _of_bytes(data, "The Matplotlib figure")
+        why = _why(error)
+        raise _refused(t("The Matplotlib figure cannot be drawn ({why})", why=why)) from error
+    return _of_bytes(data, t("The Matplotlib figure"))
 
 
 def _saved(figure: Any) -> bytes:
@@ -205,13 +226,14 @@ def _of_plotly(figure: Any) -> Image:
     try:
         data = bytes(figure.to_image(format="png"))
     except Exception as error:
-        why = one_line(f"{type(error).__name__}: {error}", 120).rstrip(".")
         raise _refused(
-            f"The Plotly figure cannot be drawn ({why})",
-            then="It takes Kaleido, and that takes Chrome: pip install -U kaleido, then "
-            "plotly_get_chrome",
+            t("The Plotly figure cannot be drawn ({why})", why=_why(error)),
+            then=t(
+                "It takes Kaleido, and that takes Chrome: pip install -U kaleido, then "
+                "plotly_get_chrome"
+            ),
         ) from error
-    return _of_bytes(data, "The Plotly figure")
+    return _of_bytes(data, t("The Plotly figure"))
 
 
 # -- files and bytes --------------------------------------------------------------
@@ -224,7 +246,8 @@ def _of_path(given: str | os.PathLike[str] | os.PathLike[bytes]) -> Image:
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         shown = one_line(os.fsdecode(given), 60)
-        raise _refused(f"“{shown}” cannot be read ({one_line(reason, 60)})") from error
+        why = one_line(reason, 60)
+        raise _refused(t("“{shown}” cannot be read ({why})", shown=shown, why=why)) from error
     return _of_bytes(data, f"“{one_line(path.name, 60)}”")
 
 
@@ -233,43 +256,49 @@ def _content(path: Path) -> bytes:
     try:
         state = path.stat()
     except FileNotFoundError:
-        raise _refused(f"There is no file {shown}{_meant(path)}") from None
+        raise _refused(_missing(path, shown)) from None
     if stat.S_ISDIR(state.st_mode):
-        raise _refused(f"{shown} is a folder, and no picture")
+        raise _refused(t("{shown} is a folder, and no picture", shown=shown))
     if not stat.S_ISREG(state.st_mode):
-        raise _refused(f"{shown} is no ordinary file")
+        raise _refused(t("{shown} is no ordinary file", shown=shown))
     if state.st_size > FILE_BYTES:
         raise _refused(
-            f"{shown} has {state.st_size / 1e6:,.0f} MB, and no more than "
-            f"{FILE_BYTES / 1e6:.0f} MB are read"
+            t(
+                "{shown} has {size:,.0f} MB, and no more than {most:.0f} MB are read",
+                shown=shown,
+                size=state.st_size / 1e6,
+                most=FILE_BYTES / 1e6,
+            )
         )
     return path.read_bytes()
 
 
-def _meant(path: Path) -> str:
-    """Name the file beside it that is spelt like it."""
+def _missing(path: Path, shown: str) -> str:
+    """Name the file that is spelt like it, or where it was looked for."""
     near = None
     with suppress(OSError):
         files = (other for other in path.parent.iterdir() if other.suffix.lower() in _SUFFIXES)
         near = nearest(path.name, [file.name for file in files])
-    return f" (did you mean {one_line(near, 60)}?)" if near else f" (looked for in {_here()})"
-
-
-def _here() -> str:
-    return one_line(str(Path.cwd()), 80)
+    if near:
+        near = one_line(near, 60)
+        return t("There is no file {shown} (did you mean {near}?)", shown=shown, near=near)
+    here = one_line(str(Path.cwd()), 80)
+    return t("There is no file {shown} (looked for in {here})", shown=shown, here=here)
 
 
 def _of_bytes(data: bytes, what: str) -> Image:
     """Look at the bytes of a picture, and send them as they are if they can go so."""
     if not data:
-        raise _refused(f"{what} is empty: it has 0 bytes")
+        raise _refused(t("{what} is empty: it has 0 bytes", what=what))
     if (kind := image_files.kind_of(data)) not in image_files.SENT:
         raise _of_other_kind(what, kind)
     try:
         head = image_files.head_of(data)
     except ValueError as error:
         name = kind.removeprefix("image/").upper() if kind else ""
-        raise _refused(f"{what} begins as a {name} does, and {error}") from None
+        fault = t(str(error))
+        why = t("{what} begins as a {name} does, and {fault}", what=what, name=name, fault=fault)
+        raise _refused(why) from None
     if head.is_animated:
         raise _animated(what)
     _bounded(what, head.width, head.height)
@@ -280,30 +309,42 @@ def _of_bytes(data: bytes, what: str) -> Image:
 
 
 def _of_other_kind(what: str, kind: str | None) -> InvalidOption:
-    read = "DeepSeek reads PNG, JPEG, WebP and GIF"
     if kind is None:
-        return _refused(f"{what} is of a kind that is not known here; {read}")
+        return _refused(
+            t(
+                "{what} is of a kind that is not known here; DeepSeek reads PNG, JPEG, WebP and "
+                "GIF",
+                what=what,
+            )
+        )
     then = ""
-    if kind in ("an SVG drawing", "a PDF"):
-        then = "Save it as PNG where it was made, and send that."
-    elif "picture" in kind:
-        then = "Pillow may open it: send PIL.Image.open(…) instead of the file."
-    return _refused(f"{what} is {kind}; {read}", then=then)
+    if kind in image_files.DOCUMENTS:
+        then = t("Save it as PNG where it was made, and send that.")
+    elif kind in image_files.PICTURES:
+        then = t("Pillow may open it: send PIL.Image.open(…) instead of the file.")
+    why = t("{what} is {kind}; DeepSeek reads PNG, JPEG, WebP and GIF", what=what, kind=t(kind))
+    return _refused(why, then=then)
 
 
 def _animated(what: str) -> InvalidOption:
     return _refused(
-        f"{what} has several frames, and a model sees one picture at a time",
-        then="Send one of them, such as the first: PIL.Image.open(…).copy()",
+        t("{what} has several frames, and a model sees one picture at a time", what=what),
+        then=t("Send one of them, such as the first: PIL.Image.open(…).copy()"),
     )
 
 
 def _bounded(what: str, width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
         raise _refused(
-            f"{what} has {width:,} × {height:,} pixels, and more than "
-            f"{MOST_PIXELS // 1_000_000} million are not opened",
-            then="Make it smaller first.",
+            t(
+                "{what} has {width:,} × {height:,} pixels, and more than {most} million are not "
+                "opened",
+                what=what,
+                width=width,
+                height=height,
+                most=MOST_PIXELS // 1_000_000,
+            ),
+            then=t("Make it smaller first."),
         )
 
 
@@ -311,9 +352,12 @@ def _fits(image: Image) -> bool:
     return fits(image.width, image.height, len(image.data))
 
 
-def _unreadable(what: str, error: Exception, done: str = "read") -> InvalidOption:
-    why = one_line(f"{type(error).__name__}: {error}", 120).rstrip(".")
-    return _refused(f"{what} cannot be {done} ({why})")
+def _unreadable(what: str, error: Exception) -> InvalidOption:
+    return _refused(t("{what} cannot be read ({why})", what=what, why=_why(error)))
+
+
+def _why(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}", 120).rstrip(".")
 
 
 # -- with Pillow ------------------------------------------------------------------
@@ -327,9 +371,15 @@ def _drawn_anew(image: Image, what: str) -> Image:
         if _fits(image):
             return image
         raise _refused(
-            f"{what} is too large ({image.summary}): a side has at most {SIDE:,} pixels, and all "
-            f"of it {BYTES / 1e6:.0f} MB",
-            then="Make it smaller, or let Pillow do it: pip install pillow",
+            t(
+                "{what} is too large ({summary}): a side has at most {side:,} pixels, and all of "
+                "it {most:.0f} MB",
+                what=what,
+                summary=image.summary,
+                side=SIDE,
+                most=BYTES / 1e6,
+            ),
+            then=t("Make it smaller, or let Pillow do it: pip install pillow"),
         ) from None
     except Exception as error:
         raise _unreadable(what, error) from error
@@ -343,7 +393,8 @@ def _drawn(picture: Any, what: str) -> Image:
         raise _animated(what)
     width, height = picture.size
     if not width or not height:
-        raise _refused(f"{what} is empty: it has {width} × {height} pixels")
+        size = f"{width} × {height}"
+        raise _refused(t("{what} is empty: it has {size} pixels", what=what, size=size))
     _bounded(what, width, height)
     try:
         return Image(*image_drawing.drawn(picture))

@@ -7,23 +7,33 @@ together(first, second)                the answer of both, with the cost of both
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from . import failures
 from .errors import DeepSeekError, InsufficientBalance, UnusableAnswer, one_line
 from .wire import EXACT, Answer, CostRange, Message, Request, Usage
-from .words import sentences, t
+from .words import language, later, sentences, t
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .schemas import Schema
 
-MADE = "one repair was made, its cost is counted"
-MAY_COME = (
+MADE = later("one repair was made, its cost is counted")
+MAY_COME = later(
     "An answer that is not the JSON asked for is sent back once, to be put right. That costs "
     "something more, which is not in these figures; limits hold for both. Without it: --no-repair"
 )
+_BILLED: Mapping[str, str] = MappingProxyType(
+    {
+        later("It was billed."): later("Both answers were billed."),
+        later("It was billed, and its text is kept above."): later(
+            "Both answers were billed, and its text is kept above."
+        ),
+    }
+)
+"""What is said of the cost of one answer, and of two."""
 UNUSABLE = "This answer cannot be used:\n"
 EMPTY = "Answer with the JSON itself; an empty answer is none."
 PROBLEM = 200
@@ -134,7 +144,7 @@ def together(first: Answer, second: Answer) -> Answer:
     """
     cost, span = _sum(first, second)
     seconds = None if first.seconds is None else first.seconds + (second.seconds or 0.0)
-    note = "; ".join(filter(None, (second.note, MADE))) if second.finish_reason else second.note
+    notes = (second.note, t(MADE)) if second.finish_reason else (second.note,)
     return replace(
         second,
         usage=_usage(first.usage, second.usage),
@@ -142,7 +152,7 @@ def together(first: Answer, second: Answer) -> Answer:
         cost_range=span,
         currency=second.currency or first.currency,
         seconds=seconds,
-        note=note,
+        note=t("; ").join(filter(None, notes)),
     )
 
 
@@ -190,7 +200,7 @@ def _span(answer: Answer) -> CostRange | None:
 
 def asked_again(first: Answer, wrong: UnusableAnswer) -> Answer:
     """Say that the repair is asked for now; the tokens and the cost are the first answer's."""
-    note = f"{_what(wrong)} Asking once more, for it to be put right."
+    note = sentences(_what(wrong), t("Asking once more, for it to be put right."))
     return replace(first, text="", reasoning="", finish_reason=None, note=note)
 
 
@@ -202,13 +212,13 @@ def unrepaired(wrong: UnusableAnswer, why: DeepSeekError, answer: Answer) -> Dee
     if isinstance(why, UnusableAnswer):
         why.retell(*_after_one(why))
     elif isinstance(why, InsufficientBalance):
-        unsent = "It was billed; its repair was not sent."
+        unsent = t("It was billed; its repair was not sent.")
         said_twice = {t("Nothing was billed."), t("Nothing was sent.")}
         rest = (line for line in why.told[1:] if line not in said_twice)
         why.retell(why.what, _what(wrong), unsent, *rest)
     else:
         reason = one_line(why.what.rstrip(".。"), PROBLEM)
-        wrong.retell(*wrong.told, f"No repair came: {reason}.")
+        wrong.retell(*wrong.told, t("No repair came: {reason}.", reason=reason))
         why = wrong
     why.answer = answer
     return why
@@ -221,10 +231,14 @@ def after_one(error: UnusableAnswer) -> str:
 
 def _after_one(error: UnusableAnswer) -> tuple[str, ...]:
     first, billed, *rest = (*error.told, "")
-    words = f"After one repair {first[:1].lower()}{first[1:]}"
-    return words, billed.replace("It was billed", "Both answers were billed", 1), *rest
+    if language() == "en":
+        first = f"{first[:1].lower()}{first[1:]}"
+    for of_one, of_both in _BILLED.items():
+        if billed.startswith(t(of_one)):
+            billed = billed.replace(t(of_one), t(of_both), 1)
+    return t("After one repair {what}", what=first), billed, *rest
 
 
 def _what(wrong: UnusableAnswer) -> str:
     """Say what is wrong, without what to do."""
-    return f"{one_line(wrong.what.rstrip('.。'), PROBLEM)}."
+    return t("{what}.", what=one_line(wrong.what.rstrip(".。"), PROBLEM))

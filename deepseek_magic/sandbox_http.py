@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlencode
 from . import sandbox_refusal as refusal
 from .sandbox_account import Account, balance_body
 from .sandbox_chat import Chat
-from .sandbox_page import HEADERS, page, paid_amount, shown
+from .sandbox_page import HEADERS, language_of, page, paid_amount
 from .sandbox_script import Exchange, Log, Reply, Rules, Scripts
 from .sandbox_stream import Wire, encoded
 from .sandbox_tokens import ContextCache
@@ -267,26 +267,21 @@ async def _top_up_page(service: Service, request: web.BaseRequest) -> web.Stream
         paid = urlencode({"token": service.token, "paid": str(amount)})
         # A page of its own, so that loading it again does not pay again.
         return web.Response(status=303, headers={**HEADERS, "location": f"{TOP_UP}?{paid}"})
-    return _written_page(service, paid=amount, failed=posted)
+    return _written_page(service, request, paid=amount, failed=posted)
 
 
-def _written_page(service: Service, *, paid: Decimal | None, failed: bool) -> web.Response:
+def _written_page(
+    service: Service, request: web.BaseRequest, *, paid: Decimal | None, failed: bool
+) -> web.Response:
     from aiohttp import web
 
     account = service.account
-    notice = ""
-    if failed:
-        notice = "Nothing was topped up. Enter an amount above 0, at most 1000000, such as 2.50."
-    elif paid:
-        notice = (
-            f"Topped up {shown(paid)} {account.currency}. "
-            "Go back to your notebook and click Re-run cell; what waits for money runs by itself."
-        )
     text = page(
         balances={name: account.total(name) for name in account.names()},
         currency=account.currency,
         token=service.token,
-        notice=notice,
+        language=language_of(request.headers.get("accept-language", "")),
+        paid=paid,
         failed=failed,
     )
     status = 400 if failed else 200

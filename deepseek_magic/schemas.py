@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from .errors import InvalidOption, UnusableAnswer, one_line
 from .json_text import json_in
+from .words import later, t
 
 SHOWN = 3
 """Wrong fields named in an error, at most."""
@@ -47,6 +48,8 @@ _OF_SCHEMAS = frozenset(
     | {"$ref", "additionalProperties", "patternProperties"}
 )
 """The words of JSON schemas of which one has to be there; without them any value would fit."""
+_UNFIT = later("The answer does not fit {name} ({reason}).")
+_UNWRITTEN = later("The answer cannot be written as {name} ({reason}).")
 _SEQUENCES = (list, tuple, Sequence)
 
 
@@ -94,15 +97,15 @@ class Schema:
                 text, parse_constant=_not_finite, parse_float=_finite, parse_int=_whole
             )
         except (ValueError, RecursionError) as error:
-            reason = one_line(str(error), 80)
+            what = t("The answer is not JSON ({error}).", error=one_line(_said(error), 80))
             raise _unusable(
-                (f"The answer is not JSON ({reason}).", "It was billed.", "Run it again."),
-                [f"It is not JSON: {reason}"],
+                (what, t("It was billed."), t("Run it again.")),
+                [f"It is not JSON: {one_line(str(error), 80)}"],
             ) from error
         try:
             return self._check.take(text, value)
         except Exception as error:  # the model's own checks may fail in any way
-            raise self._unfit("does not fit", error) from error
+            raise self._unfit(_UNFIT, error) from error
 
     def read(self, text: str) -> Any:
         """Read an answer as a value for each field, models in it as dicts, enums by their value.
@@ -129,18 +132,16 @@ class Schema:
         try:
             return _plain(self._check.plain(found))
         except Exception as error:  # so may its own ways to write itself
-            raise self._unfit("cannot be written as", error) from error
+            raise self._unfit(_UNWRITTEN, error) from error
 
-    def _unfit(self, how: str, error: Exception) -> UnusableAnswer:
+    def _unfit(self, what: str, error: Exception) -> UnusableAnswer:
+        step = t(
+            "Run it again, or say in the question what is wanted; what may be missing takes "
+            "`= None` in {name}.",
+            name=self.name,
+        )
         return _unusable(
-            (
-                f"The answer {how} {self.name} ({_reason(error)}).",
-                "It was billed.",
-                (
-                    "Run it again, or say in the question what is wanted; what may be missing "
-                    f"takes `= None` in {self.name}."
-                ),
-            ),
+            (t(what, name=self.name, reason=_reason(error)), t("It was billed."), step),
             list(_problems(error)),
         )
 
@@ -184,11 +185,14 @@ def schema_of(model: Any) -> Schema:
     plain = _unwrapped(model)
     if not (isinstance(plain, type | UnionType) or typing.get_origin(plain)):
         kind = one_line(type(model).__name__, 40)
-        raise _no_schema(f"A value of type {kind} is no model; that is a class")
+        raise _no_schema(t("A value of type {kind} is no model; that is a class", kind=kind))
     if old := _of_pydantic_1(model):
         raise _no_schema(
-            f"{one_line(old, 60)} is a model of Pydantic 1, which has no schema for this; take the "
-            "BaseModel of pydantic, not that of pydantic.v1"
+            t(
+                "{name} is a model of Pydantic 1, which has no schema for this; take the BaseModel "
+                "of pydantic, not that of pydantic.v1",
+                name=one_line(old, 60),
+            )
         )
     return _typed(model, name)
 
@@ -199,8 +203,9 @@ def _typed(model: Any, name: str) -> Schema:
         from typing_extensions import TypedDict
     except ImportError as error:
         raise InvalidOption(
-            "A schema takes Pydantic 2, which is not installed. Nothing was sent. "
-            'Install it: %pip install "pydantic>=2"'
+            t("A schema takes Pydantic 2, which is not installed."),
+            t("Nothing was sent."),
+            t('Install it: %pip install "pydantic>=2"'),
         ) from error
     try:
         bare = whole = TypeAdapter[Any](model)
@@ -211,9 +216,10 @@ def _typed(model: Any, name: str) -> Schema:
             del asked["title"]
     except Exception as error:
         reason = one_line(str(error).partition("\n")[0], 160)
-        raise _no_schema(f"{name} is no schema that Pydantic can use ({reason})") from error
+        why = t("{name} is no schema that Pydantic can use ({reason})", name=name, reason=reason)
+        raise _no_schema(why) from error
     if not _says_something(schema):
-        raise _no_schema(f"{name} says nothing of the form of an answer")
+        raise _no_schema(t("{name} says nothing of the form of an answer", name=name))
     return Schema(
         name,
         _fields(model) if _is_object(schema, schema) else (),
@@ -232,28 +238,26 @@ def _described(model: dict[str, Any]) -> Schema:
         from referencing import Registry
     except ImportError as error:
         raise InvalidOption(
-            "A JSON schema takes the package jsonschema, which is not installed or too old. "
-            'Nothing was sent. Install it: %pip install "jsonschema>=4.18"'
+            t("A JSON schema takes the package jsonschema, which is not installed or too old."),
+            t("Nothing was sent."),
+            t('Install it: %pip install "jsonschema>=4.18"'),
         ) from error
     try:
         schema = json.loads(json.dumps(model))
         checker = validator_for(schema)
         checker.check_schema(schema)
     except SchemaError as error:
-        raise _no_json_schema(
-            f"The dict is no JSON schema ({one_line(error.message, 120)})"
-        ) from error
+        raise _no_json_schema(_no_schema_as(error.message)) from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise _no_json_schema(
-            f"The dict is no JSON schema ({one_line(str(error), 120)})"
-        ) from error
+        raise _no_json_schema(_no_schema_as(str(error))) from error
     if missing := _unresolved(schema):
-        raise _no_json_schema(f"The JSON schema refers to {missing}, which is not in it")
+        why = t("The JSON schema refers to {missing}, which is not in it", missing=missing)
+        raise _no_json_schema(why)
     if not _says_something(schema):
-        raise _no_json_schema('The dict is no JSON schema: it has no "type" and no "properties"')
+        raise _no_json_schema(t('The dict is no JSON schema: it has no "type" and no "properties"'))
     key, items = _key(schema), _resolved(_resolved(schema, schema).get("items"), schema)
     return Schema(
-        one_line(str(schema.get("title") or "the JSON schema"), 60),
+        one_line(str(schema.get("title") or t("the JSON schema")), 60),
         tuple(_resolved(schema, schema)["properties"]) if _is_object(schema, schema) else (),
         tuple(items["properties"]) if key == ITEMS and _is_object(items, schema) else (),
         model,
@@ -263,10 +267,16 @@ def _described(model: dict[str, Any]) -> Schema:
     )
 
 
+def _no_schema_as(reason: str) -> str:
+    return t("The dict is no JSON schema ({reason})", reason=one_line(reason, 120))
+
+
 def _no_json_schema(what: str) -> InvalidOption:
+    example = '{"type": "object", "properties": {"topic": {"type": "string"}}}'
     return InvalidOption(
-        f"{what}. Nothing was sent. Give one, such as: "
-        '{"type": "object", "properties": {"topic": {"type": "string"}}}'
+        t("{what}.", what=what),
+        t("Nothing was sent."),
+        t("Give one, such as: {example}", example=example),
     )
 
 
@@ -297,8 +307,9 @@ def _refs(schema: Any) -> Iterator[str]:
 
 def _no_schema(what: str) -> InvalidOption:
     return InvalidOption(
-        f"{what}. Nothing was sent. Give a class, such as: "
-        "class Label(pydantic.BaseModel): topic: str; score: float"
+        t("{what}.", what=what),
+        t("Nothing was sent."),
+        t("Give a class, such as: class Label(pydantic.BaseModel): topic: str; score: float"),
     )
 
 
@@ -584,8 +595,20 @@ def _number(schema: Mapping[str, Any], kind: str) -> float:
 # What came
 
 
+class _NoJson(ValueError):
+    """What Python reads and JSON has not: in English, for the model; *said* is for the user."""
+
+    def __init__(self, text: str, **values: object) -> None:
+        super().__init__(text.format(**values))
+        self.said = t(text, **values)
+
+
+def _said(error: Exception) -> str:
+    return error.said if isinstance(error, _NoJson) else str(error)
+
+
 def _not_finite(word: str) -> float:
-    raise ValueError(f"{word} is no number of JSON")
+    raise _NoJson(later("{word} is no number of JSON"), word=word)
 
 
 def _finite(digits: str) -> float:
@@ -594,29 +617,41 @@ def _finite(digits: str) -> float:
 
 def _whole(digits: str) -> int:
     if len(digits) > DIGITS:
-        raise ValueError(f"a number has {len(digits):,} digits")
+        raise _NoJson(later("a number has {n:,} digits"), n=len(digits))
     return int(digits)
 
 
 def _reason(error: Exception) -> str:
     """Tell what is wrong with which fields, the first of them."""
-    return "; ".join(_wrong_fields(error, SHOWN))
+    found = list(_wrong_fields(error, SHOWN))
+    if (rest := _count_of(error) - SHOWN) > 0:
+        found.append(t("and {n:,} more", n=rest))
+    return t("; ").join(found)
 
 
 def _problems(error: Exception) -> Iterator[str]:
     """Tell the same in lines, for the model."""
-    return _wrong_fields(error, PROBLEMS)
+    yield from _wrong_fields(error, PROBLEMS)
+    if (rest := _count_of(error) - PROBLEMS) > 0:
+        yield f"and {rest:,} more"
 
 
 def _wrong_fields(error: Exception, most: int) -> Iterator[str]:
-    errors: Callable[..., Any] | None = getattr(error, "errors", None)
-    if not callable(errors):
+    if (found := _errors_of(error)) is None:
         yield one_line(f"{type(error).__name__}: {error}", 120)
-        return
-    found = errors(include_url=False, include_context=False, include_input=False)
-    yield from (_wrong(each["loc"], each["msg"]) for each in found[:most])
-    if (rest := len(found) - most) > 0:
-        yield f"and {rest:,} more"
+    else:
+        yield from (_wrong(each["loc"], each["msg"]) for each in found[:most])
+
+
+def _count_of(error: Exception) -> int:
+    return len(_errors_of(error) or ())
+
+
+def _errors_of(error: Exception) -> list[Any] | None:
+    errors: Callable[..., list[Any]] | None = getattr(error, "errors", None)
+    if not callable(errors):
+        return None
+    return errors(include_url=False, include_context=False, include_input=False)
 
 
 def _wrong(place: Sequence[object], what: str) -> str:

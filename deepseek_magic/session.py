@@ -59,6 +59,7 @@ from .repair import (
 )
 from .top_up import Look, Watch, pauses
 from .wire import EXACT, Answer, Balance, CostRange, Key, Request, Usage
+from .words import sentences, t
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -288,8 +289,12 @@ class Session:
     def _broken(self) -> Answer:
         if (found := self.broken()) is None:
             raise InvalidOption(
-                "The ledger knows no answer of the last days that broke off or was cut, so there "
-                "is nothing to go on with. Nothing was sent. Ask anew."
+                t(
+                    "The ledger knows no answer of the last days that broke off or was cut, so "
+                    "there is nothing to go on with."
+                ),
+                t("Nothing was sent."),
+                t("Ask anew."),
             )
         return found
 
@@ -478,7 +483,7 @@ class Session:
         begun = replace(before or Answer(model=request.model), finish_reason=None, note="")
         if off_peak and (begins := prices.off_peak_from(self._clock())) > self._clock():
             when = clock_time(begins, self._clock())
-            yield replace(begun, note=f"Waiting for off-peak hours, from {when}.")
+            yield replace(begun, note=t("Waiting for off-peak hours, from {when}.", when=when))
             self.wait_off_peak()
         if before is not None:
             yield begun
@@ -489,12 +494,18 @@ class Session:
                 pause = _pause(error, attempt) if attempt < self.retries else None
                 if pause is None:
                     raise
-                note = f"{error.what} Asked again in {pause:.0f} s"
+                what = error.what
             else:
                 return
             LOG.info("asking again in %.1f s: attempt %d of %d", pause, attempt + 1, self.retries)
-            turn = f" ({attempt + 1} of {self.retries})."
-            yield replace(begun, currency=begun.currency or self.currency, note=note + turn)
+            again = t(
+                "Asked again in {pause:.0f} s ({n} of {most}).",
+                pause=pause,
+                n=attempt + 1,
+                most=self.retries,
+            )
+            note = sentences(what, again)
+            yield replace(begun, currency=begun.currency or self.currency, note=note)
             time.sleep(pause)
 
     def _once(
@@ -762,9 +773,14 @@ class Session:
         if before is None:
             return answer
         bound = at_most(before.priced(answer.currency, self._own)[0])
-        most = f", at most {money(bound, answer.currency)}" if bound is not None else ""
-        said = f"an earlier try, at {before.call.at.astimezone():%H:%M}, may have been billed too"
-        return replace(answer, note=said + most)
+        note = t(
+            "an earlier try, at {at}, may have been billed too"
+            if bound is None
+            else "an earlier try, at {at}, may have been billed too, at most {most}",
+            at=f"{before.call.at.astimezone():%H:%M}",
+            most=money(bound, answer.currency),
+        )
+        return replace(answer, note=note)
 
     def _priced_late(self, ended: Ended) -> Answer:
         """Price a first answer, whose currency is being read."""
@@ -950,8 +966,12 @@ class Session:
             if stop.wait(pause):
                 break
         raise InsufficientBalance(
-            f"No money has come in {_hours(time.monotonic() - began)}, so the wait has ended. "
-            "Nothing was sent. Top up, then run the cell again, or: %deepseek wait",
+            t(
+                "No money has come in {span}, so the wait has ended.",
+                span=_hours(time.monotonic() - began),
+            ),
+            t("Nothing was sent."),
+            t("Top up, then run the cell again, or: %deepseek wait"),
             balance=self.last_balance,
         )
 
@@ -1011,15 +1031,20 @@ class Session:
         with self._lock:
             if self._closed:
                 raise DeepSeekError(
-                    "The session is closed. Nothing was sent. Make a new one: Session()"
+                    t("The session is closed."),
+                    t("Nothing was sent."),
+                    t("Make a new one: Session()"),
                 )
             if self._client is None:
                 self._key = self._key or find_key()
                 if self._key is None:
                     raise NoKey(
-                        "There is no key. Nothing was sent. Type one in with %deepseek login, or "
-                        "set DEEPSEEK_API_KEY before Jupyter starts. Without an account: "
-                        "%deepseek sandbox on"
+                        t("There is no key."),
+                        t("Nothing was sent."),
+                        t(
+                            "Type one in with %deepseek login, or set DEEPSEEK_API_KEY before "
+                            "Jupyter starts. Without an account: %deepseek sandbox on"
+                        ),
                     )
                 self._client = Client(self._key, self.base_url)
             return self._client
@@ -1152,7 +1177,6 @@ def _pause(error: DeepSeekError, attempt: int) -> float | None:
 
 
 def _hours(seconds: float) -> str:
-    for size, name in ((3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {name}"
-    return f"{seconds:.0f} s"
+    if seconds >= 7200:
+        return t("{n:.0f} hours", n=seconds / 3600)
+    return t("{n:.0f} minutes", n=seconds / 60) if seconds >= 120 else t("{n:.0f} s", n=seconds)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidOption, nearest, one_line
 from .wire import EXACT, NAME_CHARACTERS, CostRange, Usage, amount
+from .words import sentences, t
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,21 +60,29 @@ def _bytes(path: Path) -> bytes:
     try:
         path = path.expanduser()
         if path.is_dir():
-            raise InvalidOption(f"{name} is a folder. Name the notebook in it: {name}/FILE.ipynb")
+            raise InvalidOption(
+                t("{name} is a folder. Name the notebook in it: {name}/FILE.ipynb", name=name)
+            )
         # A pipe or a device would never end.
         if path.exists() and not path.is_file():
-            raise InvalidOption(f"{name} is no file, so no notebook can be read from it.")
+            raise InvalidOption(
+                t("{name} is no file, so no notebook can be read from it.", name=name)
+            )
         if path.stat().st_size > MOST_BYTES:
             raise InvalidOption(
-                f"{name} has more than {MOST_BYTES // 10**6:,} MB, too much for a notebook. "
-                "It was not read."
+                t(
+                    "{name} has more than {most:,} MB, too much for a notebook. It was not read.",
+                    name=name,
+                    most=MOST_BYTES // 10**6,
+                )
             )
         return path.read_bytes()
     except FileNotFoundError:
-        raise InvalidOption(f"There is no file {name}.{_near(path)}") from None
+        missing = t("There is no file {name}.", name=name)
+        raise InvalidOption(sentences(missing, _near(path))) from None
     except (OSError, ValueError, RuntimeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise InvalidOption(f"{name} cannot be read: {one_line(str(why), 80)}.") from None
+        why = one_line(str(getattr(error, "strerror", None) or error), 80)
+        raise InvalidOption(t("{name} cannot be read: {why}.", name=name, why=why)) from None
 
 
 def _near(path: Path) -> str:
@@ -81,7 +90,9 @@ def _near(path: Path) -> str:
         near = nearest(path.name, sorted(found.name for found in path.parent.glob("*.ipynb")))
     except OSError:
         near = None
-    return f" Did you mean {one_line(str(path.with_name(near)), 100)}?" if near else ""
+    if near is None:
+        return ""
+    return t("Did you mean {near}?", near=one_line(str(path.with_name(near)), 100))
 
 
 def _parsed(data: bytes, name: str) -> dict[str, Any]:
@@ -91,16 +102,22 @@ def _parsed(data: bytes, name: str) -> dict[str, Any]:
         found = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise InvalidOption(
-            f"{name} is no notebook: it is not the JSON that Jupyter saves. Name an .ipynb file."
+            t(
+                "{name} is no notebook: it is not the JSON that Jupyter saves. Name an .ipynb "
+                "file.",
+                name=name,
+            )
         ) from None
     if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
         old = isinstance(found, dict) and isinstance(found.get("worksheets"), list)
-        raise InvalidOption(
-            f"{name} is a notebook of an old format. Convert it first: jupyter nbconvert --to "
+        why = t(
+            "{name} is a notebook of an old format. Convert it first: jupyter nbconvert --to "
             "notebook FILE"
             if old
-            else f"{name} is no notebook: it has no cells. Name an .ipynb file."
+            else "{name} is no notebook: it has no cells. Name an .ipynb file.",
+            name=name,
         )
+        raise InvalidOption(why)
     return found
 
 

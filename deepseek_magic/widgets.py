@@ -16,6 +16,7 @@ from . import elements, render, tables
 from .errors import DeepSeekError
 from .rerun import Rerun, newest_page
 from .top_up import TOP_UP
+from .words import later, listed, t
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,24 +29,24 @@ if TYPE_CHECKING:
     from .top_up import Look
     from .waiting import Waiting
 
-UNREACHED = (
+UNREACHED = later(
     "This page no longer knows the cell (it was loaded anew, or the cell was moved by cut and "
     "paste). Nothing was sent. Run the cell again by hand."
 )
-UNREACHED_REST = (
+UNREACHED_REST = later(
     "This page no longer knows the cell (it was loaded anew, or the cell was moved by cut and "
     "paste). Nothing was sent. To go on in a cell of its own: %deepseek continue"
 )
-ONLY_THE_REST = "Only the rest is written and paid for; what there is counts as its input."
-UNSEEN = (
+ONLY_THE_REST = later("Only the rest is written and paid for; what there is counts as its input.")
+UNSEEN = later(
     "The money is there, but the page that waited is closed, asleep, or was loaded anew. Nothing "
     "was sent. Run the cell by hand; until then it is tried again from time to time."
 )
-LOADED_ANEW = (
+LOADED_ANEW = later(
     "If this page was loaded anew meanwhile, it cannot take the answer: run the cell by hand."
 )
-ON_ITS_WAY = "It is about to run already. Stop it like any cell, once it runs."
-FOLLOWS = "This is how it stood then. Look again with: %deepseek balance"
+ON_ITS_WAY = later("It is about to run already. Stop it like any cell, once it runs.")
+FOLLOWS = later("This is how it stood then. Look again with: %deepseek balance")
 STILL_EMPTY = "InsufficientBalance"
 """The error after which a cell that waits goes on waiting; a limit of its own is no such."""
 EXPLAIN_AFTER = 180.0
@@ -123,10 +124,10 @@ class NoticeControls:
         self._billing_url = billing_url
         self._rerun = Rerun(shell, cell, before=self._running, silent=self._silent, turns=turns)
         self._again = _button(
-            "Re-run cell", "Run this cell again, in its place", button_style="primary"
+            t("Re-run cell"), t("Run this cell again, in its place"), button_style="primary"
         )
         self._later = _button("", "", width="14em")  # for either of its names
-        self._check = _button("Check balance", "Read the balance from DeepSeek")
+        self._check = _button(t("Check balance"), t("Read the balance from DeepSeek"))
         self._said = HTML(layout=Layout(margin="0 2px", width="auto"))
         self._again.on_click(self._click_again)
         self._later.on_click(self._click_later)
@@ -172,7 +173,8 @@ class NoticeControls:
             self.retired = True
             if not self._closed:
                 self.box.children = (self._said,)
-        self._say(f"{how}, at {datetime.now().astimezone():%H:%M}.")
+        at = f"{datetime.now().astimezone():%H:%M}"
+        self._say(t("{how}, at {at}.", how=how, at=at))
 
     @property
     def token(self) -> str:
@@ -191,11 +193,12 @@ class NoticeControls:
         with self._lock:  # what is said of the run comes after this
             if self._rerun.start(anyway=anyway):
                 self._enable_runs(enabled=False)
-                self._wait_no_more("Looking for this page…")
+                self._wait_no_more(t("Looking for this page…"))
 
     def _make_anyway(self) -> Any:
         button = _button(
-            "Send anyway", "Run this cell again, in its place; no check is asked this one time"
+            t("Send anyway"),
+            t("Run this cell again, in its place; no check is asked this one time"),
         )
         button.on_click(self._click_anyway)
         return button
@@ -212,20 +215,20 @@ class NoticeControls:
         if self._waits:
             self._rerun.cancel()
             sent = not self._rerun.join(0)
-            self._wait_no_more(ON_ITS_WAY if sent else "No longer waiting. Nothing was sent.")
+            self._wait_no_more(t(ON_ITS_WAY) if sent else t("No longer waiting. Nothing was sent."))
         elif not self._closed:
             self._wait(self._waiting)
 
     def _click_check(self, _: object) -> None:
         # It stays enabled: a button that is disabled loses the keyboard.
-        self._say("Reading the balance…")
+        self._say(t("Reading the balance…"))
         in_thread(lambda: self.cell.run(self._read_balance))
 
     def _read_balance(self) -> None:
         try:
             balance = self._session.balance()
         except DeepSeekError as error:
-            self._found(f"The balance could not be read: {error}", None)
+            self._found(t("The balance could not be read: {error}", error=error), None)
             return
         line = render.checked(balance, waits=self._waits)
         if not balance.effective or balance.available is False:
@@ -240,7 +243,7 @@ class NoticeControls:
     def _wait(self, waiting: Waiting) -> None:
         self._waits = True
         self._name_later()
-        self._say("Waiting for a top-up: looking at the balance…")
+        self._say(t("Waiting for a top-up: looking at the balance…"))
         waiting.add(self.cell.place, self)
 
     def _wait_no_more(self, said: str) -> None:
@@ -255,17 +258,17 @@ class NoticeControls:
             if self._closed:
                 return
             if self._waits:
-                self._later.description = "Cancel waiting"
-                self._later.tooltip = "Wait for a top-up no longer"
+                self._later.description = t("Cancel waiting")
+                self._later.tooltip = t("Wait for a top-up no longer")
             else:
-                self._later.description = "Re-run when topped up"
-                self._later.tooltip = "Wait for a top-up, then run this cell again, in its place"
+                self._later.description = t("Re-run when topped up")
+                self._later.tooltip = t("Wait for a top-up, then run this cell again, in its place")
 
     def looked(self, look: Look) -> None:
         """Tell what a look at the account found (called by `Waiting`)."""
         # Not as if from the cell, where the newest request is always its own.
         elsewhere = newest_page(self._shell) not in {"", self.cell.session}
-        self.cell.run(self._looked, look, f" · {LOADED_ANEW}" if elsewhere else "")
+        self.cell.run(self._looked, look, f" · {t(LOADED_ANEW)}" if elsewhere else "")
 
     def _looked(self, look: Look, hint: str) -> None:
         self._look = look
@@ -294,13 +297,13 @@ class NoticeControls:
     # -- what is said -------------------------------------------------------------
 
     def _running(self) -> None:
-        self._say("Running again…")
+        self._say(t("Running again…"))
 
     def _silent(self) -> None:
         with self._lock:
             if not self._closed:
                 self._enable_runs(enabled=True)
-                self._say(UNSEEN if self._waits else UNREACHED)
+                self._say(t(UNSEEN if self._waits else UNREACHED))
 
     def _found(self, line: str, balance: Any, waits: float = 0.0) -> None:
         """Say that there is no money yet, and after a while what that usually is."""
@@ -334,7 +337,7 @@ class ContinueControls:
             shell, cell, before=self._running, silent=self._silent, resumes=name, turns=turns
         )
         self._button = _button(
-            "Continue", "Let the answer go on in its place", button_style="primary"
+            t("Continue"), t("Let the answer go on in its place"), button_style="primary"
         )
         self._button.on_click(self._click)
         self._said = HTML(layout=Layout(margin="0 2px", width="auto"))
@@ -343,7 +346,7 @@ class ContinueControls:
         self._lock = threading.RLock()
         self.closed = False
         """Whether it is gone, as its cell runs again."""
-        self._say(ONLY_THE_REST)
+        self._say(t(ONLY_THE_REST))
         publish(shell, self.box)
 
     def close(self) -> None:
@@ -373,16 +376,16 @@ class ContinueControls:
         with self._lock:  # what is said of the run comes after this
             if self._rerun.start():
                 self._button.disabled = True
-                self._say("Looking for this page…")
+                self._say(t("Looking for this page…"))
 
     def _running(self) -> None:
-        self._say("Going on…")
+        self._say(t("Going on…"))
 
     def _silent(self) -> None:
         with self._lock:
             if not self.closed:
                 self._button.disabled = False
-                self._say(UNREACHED_REST)
+                self._say(t(UNREACHED_REST))
 
     def _say(self, line: str) -> None:
         with self._lock:
@@ -418,8 +421,8 @@ class PendingControls:
         self._left = dict(enumerate(rows, 1))
         self._buttons = {number: self._make(number, row) for number, row in self._left.items()}
         self._all = _button(
-            "Re-run all" if all(row.asks for row in rows) else "Re-run all questions",
-            "Ask all these questions again, in their order",
+            t("Re-run all" if all(row.asks for row in rows) else "Re-run all questions"),
+            t("Ask all these questions again, in their order"),
             button_style="primary",
         )
         self._all.on_click(lambda _: self._click_run(self._questions()))
@@ -439,11 +442,11 @@ class PendingControls:
         close_all(self._all)
 
     def _make(self, number: int, row: Pending) -> list[Any]:
-        drop = _button("Forget", "Take this cell from the list; nothing is sent")
+        drop = _button(t("Forget"), t("Take this cell from the list; nothing is sent"))
         drop.on_click(lambda _: self._click_forget(number))
         if row.text is None:
             return [drop]
-        label = "Re-run" if row.answered is None else "Show answer"
+        label = t("Re-run" if row.answered is None else "Show answer")
         again = _button(label, tables.excerpt(row, 200))
         again.on_click(lambda _: self._click_run([number]))
         return [again, drop]
@@ -452,10 +455,10 @@ class PendingControls:
         return [n for n, row in self._left.items() if row.asks and row.text is not None]
 
     def _click_run(self, numbers: Sequence[int]) -> None:
-        self._take(numbers, "Running", self._run)
+        self._take(numbers, later("Running {numbers}…"), self._run)
 
     def _click_forget(self, number: int) -> None:
-        self._take([number], "Forgetting", self._forget)
+        self._take([number], later("Forgetting {numbers}…"), self._forget)
 
     def _take(
         self, numbers: Sequence[int], doing: str, action: Callable[[Sequence[Pending]], object]
@@ -466,7 +469,7 @@ class PendingControls:
         if not taken or self._closed:
             return
         self._enable(taken, enabled=False)
-        self._say(f"{doing} {', '.join(map(str, taken))}…")
+        self._say(t(doing, numbers=listed([*map(str, taken)])))
         in_thread(lambda: self._cell.run(self._do, taken, action))
 
     def _do(self, taken: dict[int, Pending], action: Callable[[Sequence[Pending]], object]) -> None:
@@ -480,7 +483,7 @@ class PendingControls:
             self._enable(taken, enabled=True)
             self._say(told)
         elif action is self._forget:
-            self._say(f"Forgotten: {', '.join(map(str, taken))}.")
+            self._say(t("Forgotten: {numbers}.", numbers=listed([*map(str, taken)])))
 
     def _enable(self, numbers: Iterable[int], *, enabled: bool) -> None:
         with self._lock:
@@ -515,14 +518,16 @@ class BalanceWidget:
         self._facts = facts
         self._drawing = threading.Lock()
         self._body = HTML()
-        self._refresh = Button(description="Refresh", tooltip="Read the balance from DeepSeek")
+        self._refresh = Button(
+            description=t("Refresh"), tooltip=t("Read the balance from DeepSeek")
+        )
         self._refresh.on_click(self._click_refresh)
         self.box = VBox([self._body, self._refresh])
         self.box.add_class(elements.LIVING)
         self._snapshot = f"deepseek-magic-{uuid.uuid4().hex}"
         self._closed = False
         self._draw()
-        shown = elements.above_widgets(render.balance_shown(facts()), FOLLOWS, self._snapshot)
+        shown = elements.above_widgets(render.balance_shown(facts()), t(FOLLOWS), self._snapshot)
         shell.display_pub.publish(data={"text/html": shown.html, "text/plain": shown.text})
         publish(shell, self.box)
         session.listeners.append(self._follow)

@@ -25,6 +25,7 @@ from typing import Any, Literal, NoReturn, Self, get_args
 
 from .code_blocks import first_code
 from .json_text import json_in
+from .words import later, t
 
 Role = Literal["system", "user", "assistant"]
 Think = Literal["off", "low", "high", "max"]
@@ -60,10 +61,10 @@ class Key:
         object.__setattr__(self, "_text", text)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("A key cannot be changed; make another: Key(…)")
+        raise AttributeError(t("A key cannot be changed; make another: Key(…)"))
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError("A key cannot be changed; make another: Key(…)")
+        raise AttributeError(t("A key cannot be changed; make another: Key(…)"))
 
     def __repr__(self) -> str:
         return "Key('…')"
@@ -81,7 +82,7 @@ class Key:
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("A key is not pickled, as its text would stand in a file or a message")
+        raise TypeError(t("A key is not pickled, as its text would stand in a file or a message"))
 
     def __reduce_ex__(self, _: object) -> NoReturn:
         self.__reduce__()
@@ -115,15 +116,20 @@ class Image:
     @property
     def summary(self) -> str:
         """What it is, in a few words."""
-        kind = self.mime.removeprefix("image/").upper()
-        return f"{self.width}×{self.height} {kind}, {_bytes(len(self.data))}"
+        size, unit = _bytes(len(self.data))
+        return t("{picture}, {size}", picture=self._form, size=f"{size} {t(unit)}")
+
+    @property
+    def _form(self) -> str:
+        return f"{self.width}×{self.height} {self.mime.removeprefix('image/').upper()}"
 
     @property
     def told(self) -> str:
-        """What stands for it in records, and tells it from any other picture."""
+        """What stands for it in records, and tells it from any other picture, in English."""
         from hashlib import sha256
 
-        return f"[picture {self.summary}, sha256 {sha256(self.data).hexdigest()}]"
+        size = " ".join(_bytes(len(self.data)))
+        return f"[picture {self._form}, {size}, sha256 {sha256(self.data).hexdigest()}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +146,7 @@ class ImageLink:
     @property
     def summary(self) -> str:
         """Where it is."""
-        return f"at {self.url}"
+        return t("at {url}", url=self.url)
 
     @property
     def told(self) -> str:
@@ -148,10 +154,10 @@ class ImageLink:
         return f"[picture at {self.url}]"
 
 
-def _bytes(number: int) -> str:
+def _bytes(number: int) -> tuple[str, str]:
     if number < 1000:
-        return f"{number} bytes"
-    return f"{number / 1e3:.0f} kB" if number < 999_500 else f"{number / 1e6:.1f} MB"
+        return str(number), later("bytes")
+    return (f"{number / 1e3:.0f}", "kB") if number < 999_500 else (f"{number / 1e6:.1f}", "MB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,7 +463,7 @@ class Answer:
         It is one of pandas, or of Polars where that alone is installed; a list without both.
         """
         if self.schema is None:
-            raise ValueError("No schema was asked for; ask with one: ask(…, schema=list[Model])")
+            raise ValueError(t("No schema was asked for; ask with one: ask(…, schema=list[Model])"))
         return self.schema.frame(self.parsed)
 
 

@@ -37,6 +37,7 @@ from deepseek_magic.sandbox_images import tokens
 from deepseek_magic.session import Session
 from deepseek_magic.tables import answers_shown
 from deepseek_magic.wire import Image, ImageLink, Message, Request, question
+from deepseek_magic.words import VARIABLE
 
 mpl.use("agg")
 
@@ -685,6 +686,57 @@ def test_the_list_of_answers_tells_of_pictures(session: Session) -> None:
 
     assert "What is it? (with 2 pictures)" in shown.text
     assert "sha256" not in shown.text
+
+
+def test_the_reader_s_language_changes_no_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture is shown in Chinese, and named in records in the same way as in English."""
+    pictures: list[Image | ImageLink] = [one(photo()), ImageLink("https://example.com/a.png")]
+    request = preflight.request_of("What?", images=pictures)
+    monkeypatch.setenv(VARIABLE, "en")
+    english = [as_sent(request), name_of(request), *(one.told for one in pictures)]
+
+    monkeypatch.setenv(VARIABLE, "zh")
+
+    assert [as_sent(request), name_of(request), *(one.told for one in pictures)] == english
+    size = len(one(photo()).data)
+    assert pictures[0].summary == f"60×40 PNG，{size} 字节"
+    assert pictures[1].summary == "位于 https://example.com/a.png"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (b"", "这张图片为空：只有 0 字节。未发送任何内容。"),
+        (
+            b"%PDF-1.4",
+            (
+                "这张图片是一份 PDF 文件；DeepSeek 可以读取 PNG、JPEG、WebP 和 GIF。"
+                "未发送任何内容。"
+                "请在制作它的程序中另存为 PNG，再发送。"
+            ),
+        ),
+        (
+            b"MM\0*",
+            (
+                "这张图片是一张 TIFF 图片；DeepSeek 可以读取 PNG、JPEG、WebP 和 GIF。"
+                "未发送任何内容。"
+                "Pillow 也许能打开它：请发送 PIL.Image.open(…)，而不是文件。"
+            ),
+        ),
+        (b"\xff\xd8\xff", "这张图片的开头像 JPEG，但是内容不完整。未发送任何内容。"),
+        (Path("/nowhere"), "没有文件“/nowhere”（在 {here} 中查找过）。未发送任何内容。"),
+    ],
+)
+def test_why_a_picture_is_refused_is_told_in_chinese_too(
+    monkeypatch: pytest.MonkeyPatch, value: bytes | Path, said: str
+) -> None:
+    """The sentences are whole, also where one stands in another."""
+    monkeypatch.setenv(VARIABLE, "zh")
+
+    with pytest.raises(InvalidOption) as caught:
+        images.read(value)
+
+    assert str(caught.value) == said.format(here=Path.cwd())
 
 
 def test_another_picture_is_another_question() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepseek_magic import sandbox_page
 from deepseek_magic.sandbox import Exchange, Reply, Sandbox, main
 from deepseek_magic.sandbox_tokens import count, pieces
 
@@ -1230,6 +1232,54 @@ def test_the_page_takes_no_odd_amounts(api: Sandbox, amount: str) -> None:
     assert response.status_code == 400
     assert "Nothing was topped up" in response.text
     assert api.balance == 5
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language"),
+    [
+        ("", "en"),
+        ("*", "en"),
+        ("de-DE,de;q=0.9", "en"),
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("ZH-hans", "zh"),
+        ("fr, zh;q=0.5, en;q=0.4", "zh"),
+        ("zh;q=0.4, en-GB;q=0.5", "en"),
+        ("en,zh", "en"),
+        ("zh;q=0", "en"),
+        ("zh;q=x", "en"),
+    ],
+)
+def test_the_page_speaks_the_language_of_the_browser(accepted: str, language: str) -> None:
+    """It is the one that the browser likes best, of English and Chinese; else English."""
+    assert sandbox_page.language_of(accepted) == language
+
+
+def test_the_page_is_chinese_for_who_wants_it(api: Sandbox) -> None:
+    """The whole page is, and so is what it says of a payment, made or not."""
+    chinese = {"accept-language": "zh-CN,zh;q=0.9,en;q=0.8"}
+    with httpx.Client(follow_redirects=True, headers=chinese) as browser:
+        page = browser.get(api.top_up_url)
+        form = {"token": api.top_up_url.rpartition("=")[2], "amount": "10"}
+        paid = browser.post(f"{api.base_url}/top_up", data=form)
+        unpaid = browser.post(f"{api.base_url}/top_up", data={**form, "amount": "-1"})
+    bare = re.sub(r"<style>.*?</style>|<[^>]*>|&\w+;", "", page.text, flags=re.DOTALL)
+
+    assert '<html lang="zh">' in page.text
+    assert "不涉及真实资金" in page.text
+    assert "金额（CNY）" in page.text
+    assert "已充值 10.00 CNY。请回到笔记本，点击“重新运行单元格”" in paid.text
+    assert "没有充值" in unpaid.text
+    assert set(re.findall(r"[A-Za-z]+", bare)) == {"CNY", "DeepSeek"}
+
+
+def test_both_languages_of_the_page_say_the_same() -> None:
+    """They have the same texts, with the same places to fill in."""
+    english, chinese = (
+        {name: re.findall(r"\{\w+\}|</?\w+>", text) for name, text in texts.items()}
+        for texts in (sandbox_page.WORDS["en"], sandbox_page.WORDS["zh"])
+    )
+
+    assert english == chinese
 
 
 def test_other_pages_of_the_browser_cannot_top_up(api: Sandbox) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, RootModel
 from typing_extensions import TypedDict
 
-from deepseek_magic import repair, schemas
+from deepseek_magic import repair, schemas, words
 from deepseek_magic.errors import (
     DeepSeekError,
     InsufficientBalance,
@@ -420,6 +420,42 @@ def test_both_fail(session: Session, api: Sandbox) -> None:
     assert str(caught.value).startswith("After one repair the answer is not JSON")
     assert "Both answers were billed. Run it again" in str(caught.value)
     assert [state for state, _ in entries(session)] == ["unusable", "unusable"]
+
+
+def test_what_is_asked_does_not_hang_on_the_language(
+    monkeypatch: pytest.MonkeyPatch, session: Session, api: Sandbox
+) -> None:
+    """A Chinese notebook shows Chinese sentences and sends the same requests, repairs included."""
+    told = []
+    for language in ("en", "zh"):
+        monkeypatch.setenv(words.VARIABLE, language)
+        api.script(WRONG, '{"topic": 1, "score": NaN}')
+        with pytest.raises(UnusableAnswer) as caught:
+            session.ask("Label it.", schema=Label, **PLAIN)
+        told.append(caught.value)
+
+    first, second, *again = [request.body for request in api.requests]
+    assert again == [first, second]
+    assert told[0].problems == told[1].problems == ("It is not JSON: NaN is no number of JSON",)
+    assert str(told[1]) == (
+        "修正一次之后，回答不是 JSON（NaN 不是 JSON 中的数字）。两次回答都已计费。请重新运行。"
+    )
+
+
+def test_why_no_repair_came_is_told_in_chinese_too(
+    monkeypatch: pytest.MonkeyPatch, session: Session, api: Sandbox
+) -> None:
+    """Where the money ended in between: what happened, what was billed, what to do, once each."""
+    monkeypatch.setenv(words.VARIABLE, "zh")
+    api.script(WRONG, Reply(status=402))
+
+    with pytest.raises(InsufficientBalance) as caught:
+        session.ask("Label it.", schema=Label, **PLAIN)
+
+    happened, unfit, unsent, *_ = caught.value.told
+    assert happened.startswith("DeepSeek 余额已用完（402")
+    assert unfit == "回答不符合 Label（score: Field required）。"
+    assert unsent == "这次回答已计费；修正请求没有发送。"
 
 
 @pytest.mark.parametrize("first", ["Sure!", "", " \n", WRONG + "{"])

@@ -345,6 +345,25 @@ def test_a_cell_that_must_not_run_by_itself(book: Notebook) -> None:
     assert book.state()[0] == ["Re-run cell", "Check balance"]
 
 
+def test_the_buttons_speak_chinese(book: Notebook) -> None:
+    """The names of the buttons, and what they say, are in the language of the notebook."""
+    book.page.cell("import os; os.environ['DEEPSEEK_MAGIC_LANGUAGE'] = 'zh'")
+    try:
+        book.page.cell("ask()")
+        labels, _ = book.state()
+        book.click("充值后自动运行")
+        waiting, _ = book.state()
+        book.pause()
+        book.click("取消等待")
+        _, said = book.until("已停止等待。")
+    finally:
+        book.page.cell("os.environ['DEEPSEEK_MAGIC_LANGUAGE'] = 'en'")
+
+    assert labels == ["重新运行单元格", "充值后自动运行", "查询余额"]
+    assert waiting == ["重新运行单元格", "取消等待", "查询余额"]
+    assert said == "已停止等待。未发送任何内容。"
+
+
 def test_closing_leaves_nothing(book: Notebook) -> None:
     """With the notice go its widgets and its place among those that wait."""
     book.page.cell("ask()")
