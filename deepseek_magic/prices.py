@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .wire import Usage
 
 Band = Literal["peak", "off-peak"]
+BANDS = later("peak"), later("off-peak")
+"""What the hours are called on screen."""
+
 
 BEIJING = timezone(timedelta(hours=8), "Beijing")
 PEAK_HOURS = ((time(9), time(12)), (time(14), time(18)))

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Language = Literal["en", "zh"]
 
+CATALOGS = {"zh": Path(__file__).parent / "zh_CN.json"}
+"""Where the texts of the other language are."""
+
 VARIABLE = "DEEPSEEK_MAGIC_LANGUAGE"
 LOCALE = ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
 """The first of these that is set tells the language, in this order, as in other programs."""
@@ -125,7 +128,5 @@ def _read(name: str | None) -> Language:
 @cache
 def catalog(name: Language) -> Mapping[str, str]:
     """Read the texts of the language *name*, by their English ones."""
-    found: dict[str, str] = {}
-    for path in sorted(Path(__file__).parent.glob(f"{name}_*.json")):
-        found |= json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, str] = json.loads(CATALOGS[name].read_text(encoding="utf-8"))
     return found

@@ -364,7 +364,7 @@ def test_an_answer_before_its_line() -> None:
 
 def test_json_keeps_its_lines() -> None:
     """JSON that was asked for is a block of code, as it stands; other text is Markdown."""
-    asked = Request("deepseek-flash", (Message("user", "?"),), json=True)
+    asked = Request((Message("user", "?"),), "deepseek-flash", json=True)
     text = '{\n  "a_b": "*x*",\n  "c": "_y_"\n}'
 
     block = Page(answer_shown(Answer(text=text, request=asked), "line", thinking=True).html)

@@ -132,7 +132,7 @@ LONG = {
 
 def test_json_grows_as_a_block() -> None:
     """JSON keeps its lines while it comes, however long, and nothing in it is lost or doubled."""
-    asked = Request("deepseek-flash", (Message("user", "?"),), json=True)
+    asked = Request((Message("user", "?"),), "deepseek-flash", json=True)
     text = "{\n" + ",\n".join(f'  "{word}": "*a_b*"' for word in WORDS) + "\n}"
     view, page, clock = opened()
     answer = Answer(model="deepseek-flash", request=asked)

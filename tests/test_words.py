@@ -26,8 +26,8 @@ from harness.notebooks import ANSI
 
 RunCell = Callable[[str], tuple[BaseException | None, str]]
 PACKAGE = Path(deepseek_magic.__file__).parent
-NOT_SHOWN = Path(__file__).parent / "not_shown"
-"""Per module, texts that look like words and that no user reads: one JSON string per line."""
+NOT_SHOWN = json.loads(Path(__file__).with_name("not_shown.json").read_text(encoding="utf-8"))
+"""Per module, texts that look like words and that no user reads."""
 
 API = ("sandbox", "sandbox_[!p]*")
 """What the simulated account says is the API's, which speaks English."""
@@ -134,9 +134,7 @@ def joined(node: ast.Constant | ast.JoinedStr) -> str:
 
 
 def not_shown(module: str) -> set[str]:
-    file = NOT_SHOWN / f"{module}.txt"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return {json.loads(line) for line in lines if line.strip()}
+    return set(NOT_SHOWN.get(module, ()))
 
 
 # The texts
