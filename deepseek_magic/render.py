@@ -396,17 +396,16 @@ GOES_ON = later("this cell goes on by itself. Interrupting it ends the waiting."
 def _way(notice: Notice) -> Markup:
     """Say what to do; of the buttons only while there are any."""
     goes_on = notice.own_limit and notice.again and not notice.unknown
-    first = _first(notice, goes_on=goes_on)
+    first, gap = _first(notice, goes_on=goes_on), " " if language() == "en" else ""
     if notice.goes_on:
-        return el("div", "margin:.7em 0 .2em", first, " ", t(GOES_ON))
+        return el("div", "margin:.7em 0 .2em", first, gap, t(GOES_ON))
     said = [(notice.waits, t(_WAITS)), (notice.own_limit and not goes_on, t(_BEFORE))]
     alive = [words for holds, words in [*said, (notice.unsent, t(_AGAINST))] if holds]
-    gap = " " if language() == "en" else ""
     return el(
         "div",
         "margin:.7em 0 .2em",
         first,
-        " ",
+        gap,
         *([while_alive(t(_EFFECTS if notice.ordinary else _CLICK))] if notice.buttons else ()),
         t("run this cell again."),
         *((while_alive(gap + words) for words in alive) if notice.buttons else ()),

@@ -17,6 +17,7 @@ from zlib import crc32
 
 from .sandbox_images import images_of
 from .sandbox_refusal import MAX_OUTPUT
+from .sandbox_texts import texts_for
 from .sandbox_tokens import Parts, pieces, text_of
 
 BLANKS = 8192
@@ -124,26 +125,25 @@ def _question(body: Mapping[str, Any]) -> str:
 def _pictures(body: Mapping[str, Any]) -> str:
     """Say which pictures came with the last message; "" where there are none."""
     number = len(images_of(body["messages"][-1].get("content")))
-    with_it = "a picture" if number == 1 else f"{number} pictures"
-    return f" With it came {with_it}, at which nobody has looked." if number else ""
+    texts = texts_for(_question(body))
+    return (
+        (texts.one_picture if number == 1 else texts.pictures.format(number=number))
+        if number
+        else ""
+    )
 
 
 def _subject(question: str) -> str:
     """Name what *question* is about in a few words that are safe inside Markdown."""
     line = next((line for line in question.splitlines() if line.strip()), "")
     plain = " ".join(re.sub(r"[^\w\s'?,.:;%€+=/()-]", "", line).replace("_", " ").split())
-    return shorten(plain, 60, placeholder="…") or "Your question"
+    return shorten(plain, 60, placeholder="…") or texts_for(question).nameless
 
 
 def _reasoning(body: Mapping[str, Any], effort: str) -> str:
-    subject = _subject(_question(body))
-    thoughts = (
-        f"The question is: {subject} There is no model here, so there is nothing to think about. ",
-        "These lines stand here so that reasoning can be seen, folded and counted in a sandbox. ",
-        "They are billed as output, as the API does it. ",
-        "A model would weigh what it knows, try an answer, and look for what is wrong in it. ",
-        "It would then settle on an order, drop what does not help, and begin to write.",
-    )
+    question = _question(body)
+    first, *rest = texts_for(question).thoughts
+    thoughts = (first.format(subject=_subject(question)), *rest)
     if _labels(body) is not None:
         return thoughts[0]
     return "".join({"low": thoughts[:1], "high": thoughts[:3], "max": thoughts * 2}[effort])
@@ -165,12 +165,12 @@ def _own_text(body: Mapping[str, Any]) -> str:
 def _continued(start: str) -> str:
     if start.count("```") % 2:
         return 'print("written by the sandbox, not by a model")\n```\n'
-    return " and so on: the sandbox, which is no model, continues the text from here to this stop."
+    return texts_for(start).goes_on
 
 
 _SHORT = re.compile(
     r"\b(label|classify|categori[sz]e|sentiment|(one|single) (word|letter|number)|yes or no|"
-    r"true or false|only (the|one)|nothing else)\b",
+    r"true or false|only (the|one)|nothing else)\b|一个词|一个字|分类|标签|是或否|是还是否|只回答|情感",
     re.IGNORECASE,
 )
 _CHOICES = re.compile(
@@ -179,7 +179,11 @@ _CHOICES = re.compile(
     re.IGNORECASE,
 )
 
-_ALTERNATIVES = re.compile(r"\b(\w+(?:\s*,\s*\w+)*\s*,?\s*\bor\s+\w+)", re.IGNORECASE)
+_ALTERNATIVES = re.compile(
+    r"\b(\w+(?:\s*,\s*\w+)*\s*,?\s*\bor\s+\w+)"
+    r"|(?:是|：|为|成)?((?:[\u4e00-\u9fff]{1,4}、)*[\u4e00-\u9fff]{1,4}(?:还是|或者|或)[\u4e00-\u9fff]{1,4})",
+    re.IGNORECASE,
+)
 
 
 def _labels(body: Mapping[str, Any]) -> str | None:
@@ -189,67 +193,48 @@ def _labels(body: Mapping[str, Any]) -> str | None:
     if len(question) > 4000 or not _SHORT.search(prompt):
         return None
     offered = _CHOICES.search(prompt) or _ALTERNATIVES.search(prompt)
-    text = offered[1] if offered else "yes or no" if "yes or no" in prompt.lower() else "sandbox"
+    text = (
+        next(filter(None, offered.groups()))
+        if offered
+        else "yes or no"
+        if "yes or no" in prompt.lower()
+        else "sandbox"
+    )
     choices = [
-        c.strip(" '\"") for c in re.split(r",\s*or\b|,|/|\||\bor\b", text) if c.strip(" '\"")
+        c.strip(" '\"")
+        for c in re.split(r",\s*or\b|,|/|\||\bor\b|、|还是|或者|或", text)
+        if c.strip(" '\"")
     ]
     return choices[crc32(question.encode()) % len(choices)]
 
 
-_TABLE = """| part | what it shows |
-| --- | --- |
-| reasoning | folded above the answer |
-| usage | tokens in, cached and out |
-| cost | to the sixth digit |"""
-_CODE = """```python
-def average(values):
-    return sum(values) / len(values)
-```"""
-_MATH = """The best known formula serves as an example: $E = mc^2$, and on a line of its own
-
-$$\\bar{x} = \\frac{1}{n} \\sum_{i=1}^{n} x_i$$"""
-_QUOTE = (
-    """> A sandbox is a good place to fall: everything is real except the money and the model."""
-)
 _EXTRAS = (
-    (re.compile(r"\b(code|python|function|script|sql|program)\b", re.IGNORECASE), _CODE),
-    (re.compile(r"\b(math|formula|equation|energy|physics|mean)\b", re.IGNORECASE), _MATH),
-    (re.compile(r"\b(table|compare|column|row|data|versus|vs)\b", re.IGNORECASE), _TABLE),
-)
-_LISTS = (
     (
-        "**Read** the question and everything that was said before it.",
-        "**Say** the main thing first, and the reasons after it.",
-        "**Stop** when the question is answered.",
+        re.compile(r"\b(code|python|function|script|sql|program)\b|代码|函数|程序", re.IGNORECASE),
+        "code",
     ),
     (
-        "**What is known**: a definition, a number, a source.",
-        "**What follows**: one step at a time, so that each can be checked.",
-        "**What is open**: the part that nobody should take on trust.",
+        re.compile(r"\b(math|formula|equation|energy|physics|mean)\b|公式|数学", re.IGNORECASE),
+        "math",
     ),
     (
-        "**First**, the short answer in one sentence.",
-        "**Then**, an example that can be tried at once.",
-        "**Last**, where the rule ends and what to do there.",
+        re.compile(r"\b(table|compare|column|row|data|versus|vs)\b|表格|比较|数据", re.IGNORECASE),
+        "table",
     ),
 )
+_KINDS = ("table", "code", "math", "quote")
 
 
 def _essay(question: str, pictures: str) -> str:
-    seed = crc32(question.encode())
+    seed, texts = crc32(question.encode()), texts_for(question)
     chosen = next((extra for words, extra in _EXTRAS if words.search(question)), None)
-    extra = chosen or (_TABLE, _CODE, _MATH, _QUOTE)[seed % 4]
-    steps = "\n".join(f"{n}. {step}" for n, step in enumerate(_LISTS[seed // 4 % 3], 1))
-    return f"""**{_subject(question)}**
-
-This answer comes from the *sandbox*, a simulated account: no model has read the question, and no \
-real money is spent.{pictures} A model would build its answer like this:
-
-{steps}
-
-{extra}
-
-Ask again and the same words come back; ask something else and they change."""
+    steps = enumerate(texts.lists[seed // 4 % 3], 1)
+    return texts.essay.format(
+        subject=_subject(question),
+        pictures=pictures,
+        steps="\n".join(f"{n}. {step}" for n, step in steps),
+        extra=getattr(texts, chosen or _KINDS[seed % 4]),
+    )
 
 
 def _json_answer(body: Mapping[str, Any]) -> object:

@@ -475,7 +475,7 @@ def test_every_foreign_text_is_escaped() -> None:
         steps=(EVIL, f"Cheaper: --{EVIL}"),
         refusal=InsufficientBalance(EVIL),
     )
-    estimates = {name: guess(request, CALM, replace(PAST, kind=EVIL), name) for name in (EVIL, "x")}
+    estimates = {name: guess(request, CALM, PAST, name) for name in (EVIL, "x")}
 
     for told in (
         shown(one, CALM, remarks=[EVIL]),

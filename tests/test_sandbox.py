@@ -1508,3 +1508,27 @@ def test_a_port_that_is_taken_is_said(api: Sandbox) -> None:
         Sandbox(port=api.port).start()
 
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("question", "answers"),
+    [
+        ("这条评论是正面还是负面？用一个词回答。很好", {"正面", "负面"}),
+        ("这封信属于：投诉、表扬或询问？只回答一个词。", {"投诉", "表扬", "询问"}),
+    ],
+)
+def test_a_label_in_chinese(api: Sandbox, question: str, answers: set[str]) -> None:
+    """A short question in Chinese gets one of its labels."""
+    got = post(api, messages=[{"role": "user", "content": question}]).json()
+
+    assert got["choices"][0]["message"]["content"] in answers
+
+
+def test_an_answer_in_chinese(api: Sandbox) -> None:
+    """A question in Chinese is answered in Chinese, and says where the answer comes from."""
+    got = post(api, messages=[{"role": "user", "content": "为什么天是蓝的？"}]).json()
+
+    message = got["choices"][0]["message"]
+    assert message["content"].startswith("**为什么天是蓝的？**")
+    assert "这个回答来自*沙盒*" in message["content"]
+    assert "这里没有模型" in message["reasoning_content"]
