@@ -126,17 +126,17 @@ def _pictures(body: Mapping[str, Any]) -> str:
     """Say which pictures came with the last message; "" where there are none."""
     number = len(images_of(body["messages"][-1].get("content")))
     texts = texts_for(_question(body))
-    return (
-        (texts.one_picture if number == 1 else texts.pictures.format(number=number))
-        if number
-        else ""
-    )
+    if number < 2:
+        return texts.one_picture if number else ""
+    return texts.pictures.format(number=number)
 
 
 def _subject(question: str) -> str:
     """Name what *question* is about in a few words that are safe inside Markdown."""
     line = next((line for line in question.splitlines() if line.strip()), "")
-    plain = " ".join(re.sub(r"[^\w\s'?,.:;%€+=/()-]", "", line).replace("_", " ").split())
+    plain = " ".join(
+        re.sub(r"[^\w\s'?,.:;%€+=/()，。：；、？！“”（）-]", "", line).replace("_", " ").split()
+    )
     return shorten(plain, 60, placeholder="…") or texts_for(question).nameless
 
 
@@ -170,7 +170,8 @@ def _continued(start: str) -> str:
 
 _SHORT = re.compile(
     r"\b(label|classify|categori[sz]e|sentiment|(one|single) (word|letter|number)|yes or no|"
-    r"true or false|only (the|one)|nothing else)\b|一个词|一个字|分类|标签|是或否|是还是否|只回答|情感",
+    r"true or false|only (the|one)|nothing else)\b"
+    "|一个词|一个字|分类|标签|是或否|只回答|情感",
     re.IGNORECASE,
 )
 _CHOICES = re.compile(
@@ -181,7 +182,7 @@ _CHOICES = re.compile(
 
 _ALTERNATIVES = re.compile(
     r"\b(\w+(?:\s*,\s*\w+)*\s*,?\s*\bor\s+\w+)"
-    r"|(?:是|：|为|成)?((?:[\u4e00-\u9fff]{1,4}、)*[\u4e00-\u9fff]{1,4}(?:还是|或者|或)[\u4e00-\u9fff]{1,4})",
+    r"|[是为于：:]((?:[\u4e00-\u9fff]{1,4}、)*[\u4e00-\u9fff]{1,4}?(?:还是|或者|或)[\u4e00-\u9fff]{1,4})",
     re.IGNORECASE,
 )
 
@@ -193,41 +194,27 @@ def _labels(body: Mapping[str, Any]) -> str | None:
     if len(question) > 4000 or not _SHORT.search(prompt):
         return None
     offered = _CHOICES.search(prompt) or _ALTERNATIVES.search(prompt)
-    text = (
-        next(filter(None, offered.groups()))
-        if offered
-        else "yes or no"
-        if "yes or no" in prompt.lower()
-        else "sandbox"
-    )
-    choices = [
-        c.strip(" '\"")
-        for c in re.split(r",\s*or\b|,|/|\||\bor\b|、|还是|或者|或", text)
-        if c.strip(" '\"")
-    ]
+    text = "yes or no" if "yes or no" in prompt.lower() else "sandbox"
+    if offered is not None:
+        text = next(filter(None, offered.groups()))
+    parts = re.split(r",\s*or\b|,|/|\||\bor\b|、|还是|或者|或", text)
+    choices = [choice for part in parts if (choice := part.strip(" '\""))]
     return choices[crc32(question.encode()) % len(choices)]
 
 
 _EXTRAS = (
-    (
-        re.compile(r"\b(code|python|function|script|sql|program)\b|代码|函数|程序", re.IGNORECASE),
-        "code",
-    ),
-    (
-        re.compile(r"\b(math|formula|equation|energy|physics|mean)\b|公式|数学", re.IGNORECASE),
-        "math",
-    ),
-    (
-        re.compile(r"\b(table|compare|column|row|data|versus|vs)\b|表格|比较|数据", re.IGNORECASE),
-        "table",
-    ),
+    (r"\b(code|python|function|script|sql|program)\b|代码|函数|程序", "code"),
+    (r"\b(math|formula|equation|energy|physics|mean)\b|公式|数学", "math"),
+    (r"\b(table|compare|column|row|data|versus|vs)\b|表格|比较|数据", "table"),
 )
 _KINDS = ("table", "code", "math", "quote")
 
 
 def _essay(question: str, pictures: str) -> str:
     seed, texts = crc32(question.encode()), texts_for(question)
-    chosen = next((extra for words, extra in _EXTRAS if words.search(question)), None)
+    chosen = next(
+        (kind for words, kind in _EXTRAS if re.search(words, question, re.IGNORECASE)), None
+    )
     steps = enumerate(texts.lists[seed // 4 % 3], 1)
     return texts.essay.format(
         subject=_subject(question),
