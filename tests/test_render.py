@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseek_magic.client import Model
-from deepseek_magic.elements import Shown, above_widgets, duration, money
+from deepseek_magic.elements import (
+    Shown,
+    above_widgets,
+    aligned,
+    clock_time,
+    columns,
+    duration,
+    money,
+    week_time,
+    with_code,
+)
 from deepseek_magic.ledger import Pending
 from deepseek_magic.prices import Price
 from deepseek_magic.render import (
@@ -50,6 +60,7 @@ from deepseek_magic.wire import (
     State,
     Usage,
 )
+from deepseek_magic.words import VARIABLE
 
 NOW = datetime(2026, 11, 22, 6, 53, 10, tzinfo=UTC)
 TODAY = NOW.astimezone().date()
@@ -833,3 +844,69 @@ def test_any_text_of_a_cell_has_a_beginning(text: str) -> None:
 def test_no_cell_waits() -> None:
     """An empty list is one sentence."""
     assert pending_shown([], NOW, here=None).text == "No cell waits for money."
+
+
+# -- in Chinese ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the reader read Chinese."""
+    monkeypatch.setenv(VARIABLE, "zh")
+
+
+@pytest.mark.usefixtures("in_chinese")
+def test_times_and_amounts_in_chinese() -> None:
+    """Units, days and what is not known have their words, in the order of the language."""
+    noon = datetime(2026, 11, 23, 12).astimezone()
+
+    assert [duration(seconds) for seconds in (3.2, 42, 250, 7500)] == [
+        "3.2 秒",
+        "42 秒",
+        "4 分 10 秒",
+        "2 小时 5 分",
+    ]
+    assert money(None, "CNY") == "未知"
+    assert clock_time(noon, noon - timedelta(days=1)) == "明天 12:00"
+    assert week_time(noon, noon - timedelta(days=3)) == "星期一 12:00"
+
+
+@pytest.mark.usefixtures("in_chinese")
+def test_columns_of_text_keep_their_place_in_chinese() -> None:
+    """A Chinese character takes two columns of a terminal, and what follows stands in line."""
+    lines = aligned([("余额", "A"), ("输入 token", "A"), ("时段", "A")]).splitlines()
+    table = pending_shown([pending(), pending(text=None)], NOW, here=None).text.splitlines()[:3]
+
+    assert len({columns(line[: line.index("A")]) for line in lines}) == 1
+    assert columns(table[0][: table[0].index("重新")]) == columns(
+        table[1][: table[1].index("重新")]
+    )
+
+
+@pytest.mark.usefixtures("in_chinese")
+def test_code_after_a_wide_colon_can_be_pasted() -> None:
+    """What stands after the colon at the end of a Chinese sentence is set off too."""
+    assert ">-m flash</code>" in with_code("换用另一个模型，费用更低：-m flash")
+    assert "code" not in with_code("费用：1.00 CNY")
+
+
+@pytest.mark.usefixtures("in_chinese")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"buttons": True, "waits": True},
+        {"buttons": True, "ordinary": True},
+        {"own_limit": True, "buttons": True, "unsent": True},
+        {"own_limit": True, "again": True, "rows": (3, 10)},
+        {"goes_on": True, "rows": (9, 10)},
+        {"balance": None, "likely_cost": None},
+    ],
+)
+def test_a_notice_is_all_in_chinese(changes: dict[str, Any]) -> None:
+    """But for names, codes and what it was given, no word of a notice is in English."""
+    shown = notice_shown(notice(what="账户已无余额。", **changes))
+    attributes = re.findall(r'data-(?:alive|dead)="([^"]*)"', shown.html)
+
+    for said in (Page(shown.html).words, shown.text, *attributes):
+        own = re.sub(r"https?://\S+|%\w+(?: \w+)*|--[a-z]+|CNY", "", said)
+        assert not re.search("[A-Za-z]", own), said
