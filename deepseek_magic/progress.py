@@ -21,7 +21,7 @@ SOON = 0.3
 """Seconds between two looks of a bar that is drawn in place."""
 SELDOM = 10.0
 """The same where each look is one more line, as in the log of a script."""
-FORM = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} rows{postfix}"
+FORM = "{percentage:3.0f}%|{bar}| {rows}{postfix}"
 
 
 class Bar:
@@ -35,7 +35,8 @@ class Bar:
         kind = _tqdm()
         self.is_widget = "notebook" in _bases(kind)
         more = {"total": 1, "display": False} if self.is_widget else {"total": None}
-        self._drawn = kind(leave=stays, bar_format=FORM, dynamic_ncols=True, **more)
+        form = FORM.replace("{rows}", t("{done} rows", done="{n_fmt}/{total_fmt}"))
+        self._drawn = kind(leave=stays, bar_format=form, dynamic_ncols=True, **more)
         in_place = self.is_widget or _is_terminal(self._drawn)
         self._pause = SOON if in_place else SELDOM
         self._next = time.monotonic() + (0.0 if in_place else SELDOM)
