@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import localcontext
 from typing import Any
 
@@ -168,6 +169,8 @@ class Entry:
     answer: Answer
     state: str
     cell: str | None
+    sent: datetime
+    ended: datetime | None
 
     def asks_like(self, other: Entry) -> bool:
         """Tell whether *other* has the same question, whatever the bound of its answer."""
@@ -203,7 +206,7 @@ def entry(row: Mapping[str, Any], answer: Answer) -> Entry | None:
     answer = replace(answer, request=question)
     if before is not None and not (answer.text or answer.reasoning):  # its process has ended
         answer = replace(answer, text=before.content, reasoning=before.reasoning)
-    return Entry(question, before, answer, row["state"], row["cell"])
+    return Entry(question, before, answer, row["state"], row["cell"], row["sent"], row["ended"])
 
 
 def broken_of(entries: Iterable[Entry]) -> Answer | None:
@@ -247,8 +250,18 @@ def _replaces(later: Entry, one: Entry) -> bool:
 
 
 def _is_a_row(one: Entry, rows: Iterable[Entry]) -> bool:
-    """Tell one of many questions of a cell, whose answers go into a table."""
-    return any(row.cell == one.cell and not row.asks_like(one) for row in rows)
+    """Tell one of many questions of a cell, whose answers go into a table.
+
+    Where no cell is known, they are questions that were under way at once.
+    """
+    others = (row for row in rows if row.cell == one.cell and not row.asks_like(one))
+    return any(one.cell is not None or _at_once(one, other) for other in others)
+
+
+def _at_once(one: Entry, other: Entry) -> bool:
+    return (one.ended is None or other.sent < one.ended) and (
+        other.ended is None or one.sent < other.ended
+    )
 
 
 def _whole(last: Entry, older: list[Entry]) -> Answer:

@@ -395,6 +395,8 @@ def with_way_on(told: tuple[str, ...]) -> tuple[str, ...]:
     if t(GO_ON) in told:
         return told
     place = told.index(t(ASK_ANEW)) if t(ASK_ANEW) in told else len(told)
+    if place == len(told) and place and told[-1][-1:] not in ".。!?":  # code to paste stays last
+        place -= 1
     return (*told[:place], t(GO_ON), *told[place:])
 
 

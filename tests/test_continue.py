@@ -586,6 +586,20 @@ def test_rows_are_no_answers_to_go_on_with(open_session: Open, api: Sandbox) -> 
 # -- cells ------------------------------------------------------------------------------
 
 
+def test_the_newest_of_questions_without_a_cell(session: Session, api: Sandbox) -> None:
+    """In plain Python too, the last answer that was cut goes on, and not one from before it."""
+    session.ask("Why?", think="off")
+    api.script(Reply("", reasoning="I think " * 30))
+    with pytest.raises(UnusableAnswer) as caught:
+        session.ask("How?", max_tokens=20)
+
+    whole = session.resume(max_tokens=500)
+
+    assert "How?" in str(bodies(api)[-1]["messages"])
+    assert whole.text
+    assert str(caught.value).index("Session.resume") < str(caught.value).index("--max-tokens")
+
+
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """Give an account that whatever looks at the environment uses."""
