@@ -36,7 +36,9 @@ SUBCOMMANDS = {
     "fix": later(
         "[options of %%deepseek] ask why the last cell failed; --code adds the corrected cell"
     ),
-    "continue": later("[-o NAME] [--dry-run] let the answer that broke off or was cut last go on"),
+    "continue": later(
+        "[-o NAME] [--max-tokens N] [--dry-run] let the answer that broke off or was cut last go on"
+    ),
     "chat": later(
         "list the conversations of this notebook; show [NAME] their turns, forget [NAME] or --all"
     ),
@@ -63,7 +65,7 @@ FAILURES: dict[str, dict[str, Any]] = {
 """What the sandbox can be told to fail with; for each the fields of its `Reply`."""
 NEXT_WORDS = {
     "chat": ("show", "forget"),
-    "continue": ("-o", "--dry-run"),
+    "continue": ("-o", "--max-tokens", "--dry-run"),
     "guard": ("on", "off"),
     "login": ("--save",),
     "pending": ("forget",),
@@ -101,7 +103,14 @@ class Host(Protocol):
     def last_failure(self) -> Failure | None:
         """Give how a cell failed last."""
 
-    def go_on(self, text: str, out: str | None, *, dry_run: bool = False) -> None:
+    def go_on(
+        self,
+        text: str,
+        out: str | None,
+        *,
+        max_tokens: int | None = None,
+        dry_run: bool = False,
+    ) -> None:
         """Go on with the answer that broke off or was cut last."""
 
     def traits(self, *, config: bool) -> Mapping[str, Any]:
@@ -200,22 +209,26 @@ class Commands:
 
     def do_continue(self, *rest: str) -> None:
         """Let the answer that broke off or was cut last go on, in the cell that is running."""
-        out, dry_run, words = None, False, list(rest)
+        out, dry_run, words, bound = None, False, list(rest), None
         while words:
             word = words.pop(0)
             if word == "--dry-run":
                 dry_run = True
             elif word in {"-o", "--out"} and words and words[0].isidentifier():
                 out = words.pop(0)
+            elif word == "--max-tokens" and words and words[0].isdecimal():
+                bound = int(words.pop(0))
             else:
                 raise InvalidOption(
                     t(
                         "%deepseek continue takes nothing more, or -o NAME for the whole answer, "
-                        "or --dry-run, and {given!r} is none of it. Nothing was sent.",
+                        "--max-tokens NUMBER for the rest, or --dry-run, and {given!r} is none of "
+                        "these. Nothing was sent.",
                         given=one_line(" ".join([word, *words]), 40),
                     )
                 )
-        self._host.go_on(" ".join(["%deepseek continue", *rest]), out, dry_run=dry_run)
+        text = " ".join(["%deepseek continue", *rest])
+        self._host.go_on(text, out, max_tokens=bound, dry_run=dry_run)
 
     def do_chat(self, *rest: str) -> None:
         """List the conversations of the notebook, show the turns of one, or forget some."""

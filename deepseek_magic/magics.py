@@ -12,7 +12,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -359,14 +359,23 @@ class DeepSeekMagics(Magics):
         ask = self._ask_rows if options.each is not None else self._ask_once
         ask(options, line, text, self._terms(options), row)
 
-    def go_on(self, text: str, out: str | None, *, dry_run: bool = False) -> None:
+    def go_on(
+        self,
+        text: str,
+        out: str | None,
+        *,
+        max_tokens: int | None = None,
+        dry_run: bool = False,
+    ) -> None:
         """Go on, in a cell whose code is *text*, with the answer that broke off or was cut last.
 
-        It is taken as the line of its own cell says, and bound to *out* too.
+        It is taken as the line of its own cell says, and bound to *out* too; *max_tokens*
+        bounds the rest.
         """
         from . import options as opts
 
         begun = self.workspace.begun() or self.workspace.newest_unfinished()
+        begun = replace(begun, max_tokens=max_tokens)
         known = begun.line is not None
         options = opts.parse(begun.line or "") if known else opts.Options(json=begun.question.json)
         if dry_run:

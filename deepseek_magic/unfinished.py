@@ -43,7 +43,7 @@ class Unfinished:
 
     *place* is None where an earlier kernel asked it. *line* has the options of its cell;
     None where nobody knows them any more. *wanted* tells that it was to go on, and that
-    the money was missing.
+    the money was missing. *max_tokens* bounds the rest; None is as the answer was.
     """
 
     name: str
@@ -51,16 +51,17 @@ class Unfinished:
     place: Place | None = None
     line: str | None = None
     wanted: bool = False
+    max_tokens: int | None = None
 
     @property
     def question(self) -> Request:
         """What was asked."""
-        return continuation.question_of(self.rest)
+        return continuation.question_of(continuation.rest_of(self.answer))
 
     @property
     def rest(self) -> Request:
         """What is asked to go on."""
-        return continuation.rest_of(self.answer)
+        return continuation.rest_of(self.answer, self.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)

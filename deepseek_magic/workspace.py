@@ -504,7 +504,8 @@ class Workspace:
         if asking.turn is not None:
             terms["chat"] = asking.turn
         if asking.begun is not None:
-            return self.session.resume_stream(asking.begun.answer, **terms)
+            bound = asking.begun.max_tokens
+            return self.session.resume_stream(asking.begun.answer, max_tokens=bound, **terms)
         return self.session.stream(request, cache=cache, **terms)
 
     def _end_early(

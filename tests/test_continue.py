@@ -639,6 +639,19 @@ def test_a_cell_of_its_own(run: Run, account: Sandbox, shell: Any) -> None:
     assert len(account.requests) == 2
 
 
+def test_the_rest_has_a_bound_of_its_own(run: Run, account: Sandbox, shell: Any) -> None:
+    """`--max-tokens` of the rest is not that which has cut the beginning."""
+    run("%%deepseek -t off --max-tokens 10\nWhy?")
+    bad = run("%deepseek continue --max-tokens many")
+    preview = run("%deepseek continue --max-tokens 400 --dry-run")
+    run("%deepseek continue --max-tokens 400 -o whole")
+
+    assert "is none of these" in bad
+    assert "max_tokens 400" in preview
+    assert bodies(account)[-1]["max_tokens"] == 400
+    assert shell.user_ns["whole"].finish_reason == "stop"
+
+
 def test_a_cut_answer_names_the_way(run: Run, account: Sandbox, shell: Any) -> None:
     """The line under an answer that ended at --max-tokens says how it goes on."""
     account.script(TALE, TALE)
