@@ -52,7 +52,7 @@ class Asking:
         if self.settings.get("images"):
             raise InvalidOption(
                 t(
-                    "`images` go not with a question for every row: there is no picture per "
+                    "`images` do not go with a question for every row: there is no picture per "
                     "row yet."
                 ),
                 t("Nothing was sent."),

@@ -185,7 +185,7 @@ class Commands:
         if len(rest) > 1 or rest[0] not in known:
             raise InvalidOption(
                 t(
-                    "%deepseek answers takes a number of its list, and {word!r} is none of it. "
+                    "%deepseek answers takes a number of its list, and {word!r} is none of these. "
                     "Nothing was sent. The list: %deepseek answers",
                     word=one_line(rest[0], 40),
                 )
@@ -250,7 +250,7 @@ class Commands:
                 raise InvalidOption(
                     t(
                         "%deepseek chat takes nothing more, show [NAME], forget [NAME] or forget "
-                        "--all, and {words} is none of it.{hint} A name with blanks goes in "
+                        "--all, and {words} is none of these.{hint} A name with blanks goes in "
                         "quotes. Nothing has changed.",
                         words=repr(one_line(" ".join(rest), 40)),
                         hint=t(" Did you mean {near}?", near=near) if near else "",

@@ -497,10 +497,10 @@ class Job:
         left = self._allowance.left if self._allowance is not None else None
         currency = self._asker.currency
         if left is None:
-            what = t("The limit does not do for another row.")
+            what = t("The limit is not enough for another row.")
         else:
             what = t(
-                "The limit does not do for another row ({money} is left).",
+                "The limit is not enough for another row ({money} is left).",
                 money=money(max(left, NOTHING), currency),
             )
         error = OverLimit(what, t("Raise it, and run again: only the missing rows are asked."))

@@ -228,15 +228,15 @@ _CLASHES = (
     ),
     (
         {"code", "each"},
-        later("--code goes not with --each, whose answer is no text with code in it."),
+        later("--code does not go with --each, whose answer is no text with code in it."),
     ),
     (
         {"code", "json"},
-        later("--code goes not with --json, whose answer is no text with code in it."),
+        later("--code does not go with --json, whose answer is no text with code in it."),
     ),
     (
         {"code", "schema"},
-        later("--code goes not with --schema, whose answer is no text with code in it."),
+        later("--code does not go with --schema, whose answer is no text with code in it."),
     ),
     (
         {"each", "cache"},
@@ -245,15 +245,15 @@ _CLASHES = (
     (
         {"each", "chat"},
         later(
-            "--chat goes not with --each: rows are asked beside each other, and none of them has "
-            "the answers before it. For one after the other, in a loop: session.ask(question, "
+            "--chat does not go with --each: rows are asked beside each other, and none of them "
+            "has the answers before it. For one after the other, in a loop: session.ask(question, "
             'chat="name").'
         ),
     ),
     (
         {"each", "image"},
         later(
-            "--image goes not with --each: there is no picture per row yet. Ask in a loop: "
+            "--image does not go with --each: there is no picture per row yet. Ask in a loop: "
             "[session.ask(question, images=[one]) for one in pictures]."
         ),
     ),
@@ -266,7 +266,7 @@ _CLASHES = (
     ),
     (
         {"each", "column", "schema"},
-        later("--column goes not with --schema, which makes a column for each field instead."),
+        later("--column does not go with --schema, which makes a column for each field instead."),
     ),
 )
 """Options that do not go together, and why."""

@@ -499,7 +499,7 @@ class Session:
                 return
             LOG.info("asking again in %.1f s: attempt %d of %d", pause, attempt + 1, self.retries)
             again = t(
-                "Asked again in {pause:.0f} s ({n} of {most}).",
+                "Asking again in {pause:.0f} s ({n} of {most}).",
                 pause=pause,
                 n=attempt + 1,
                 most=self.retries,

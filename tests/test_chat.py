@@ -700,7 +700,7 @@ def test_the_option(line: str, chat: str | None) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("-c --each rows", "--chat goes not with --each"),
+        ("-c --each rows", "--chat does not go with --each"),
         ("-c a -c b", "is given twice"),
         (f"-c {'x' * 81}", "at most 80 characters"),
         ("-c two words", "holds options only"),

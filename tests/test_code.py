@@ -138,7 +138,7 @@ def test_code_needs_a_text(run_cell: Run, account: Sandbox, other: str) -> None:
     error, _ = run_cell(f"%%deepseek --code {other}\nHow?")
 
     assert isinstance(error, InvalidOption)
-    assert f"--code goes not with {other.split(maxsplit=1)[0]}" in str(error)
+    assert f"--code does not go with {other.split(maxsplit=1)[0]}" in str(error)
     assert not account.requests
 
 

@@ -780,7 +780,7 @@ def test_the_option_may_be_given_several_times() -> None:
     for line, words in (
         ("--image", "--image needs a value, --image VALUE"),
         ("--image ''", "--image fig"),
-        ("--each df --image fig", "goes not with --each"),
+        ("--each df --image fig", "does not go with --each"),
         ("--image fig (a)", '--image "figures[0]"'),
     ):
         with pytest.raises(InvalidOption) as caught:

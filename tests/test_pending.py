@@ -264,7 +264,7 @@ def test_kept_answers_are_shown_again(run: Run, account: Sandbox) -> None:
     assert ("Two?" in listed[1], "One?" in listed[2]) == (True, True)
     assert "First words." in again
     assert "nothing was sent now" in again
-    assert "is none of it" in run("%deepseek answers 3")
+    assert "is none of these" in run("%deepseek answers 3")
     assert asked(account) == before
 
 

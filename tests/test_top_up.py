@@ -229,7 +229,7 @@ def test_an_overloaded_api_is_asked_again(session: Session, api: Sandbox) -> Non
     notes = [answer.note for answer in answers if answer.note]
     assert len(notes) == 1
     assert "503" in notes[0]
-    assert notes[0].endswith("Asked again in 1 s (1 of 3).")
+    assert notes[0].endswith("Asking again in 1 s (1 of 3).")
     assert answers[-1].text
     assert answers[-1].note == ""
     assert [request.status for request in api.requests if request.method == "POST"] == [503, 200]
