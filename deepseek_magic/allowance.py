@@ -16,6 +16,7 @@ from . import prices
 from .clearance import Admitted
 from .estimate import affordable, estimate, worst
 from .records import Call
+from .survey import longest_cut
 from .wire import EXACT
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .entries import Past
     from .estimate import Estimate
     from .prices import Price
-    from .survey import Asker
+    from .survey import Asker, Survey
     from .tally import Tally
     from .wire import Request
 
@@ -40,13 +41,16 @@ CURRENCY_SECONDS = 3.0
 
 
 class Allowance:
-    """What the rows of one job may spend by *terms*; *first* is the first question."""
+    """What the rows of *found* may spend by *terms*."""
 
-    def __init__(self, asker: Asker, terms: Terms, first: Request, tally: Tally) -> None:
+    def __init__(self, asker: Asker, terms: Terms, found: Survey, tally: Tally) -> None:
         self.terms = terms
+        self.cut = 0
+        """So long was an answer to one of these questions when it was cut, in an earlier run."""
         self.day_limit = None if terms.anyway else asker.clearance.day_limit
         self._asker = asker
-        self._first = first
+        self._found = found
+        self._first = found.sample[0]
         self._tally = tally
         self._day_left: Decimal | None = None
         self._past: Past | None = None
@@ -68,6 +72,7 @@ class Allowance:
             json=request.json,
             tokens_in=facts.estimate.tokens_in.likely,
         )
+        self.cut = longest_cut(asker, self._found) if self._sets_bounds else 0
 
     @property
     def pilots(self) -> int | None:
@@ -138,7 +143,7 @@ class Allowance:
         """The tokens of a long answer, as far as any are known."""
         past = None if self._past is None else self._past.high
         mine = self._tally.longest if self._tally.lengths else None
-        return max((one for one in (past, mine) if one is not None), default=None)
+        return max((one for one in (past, mine, self.cut or None) if one is not None), default=None)
 
     @property
     def _sets_bounds(self) -> bool:
@@ -154,6 +159,6 @@ class Allowance:
         share = self._tally.left if longest is not None else PILOTS
         fair = affordable(request, dear, left / max(share, 1)) or 0
         most = max(fair, PILOT_TOKENS if longest is None else ROOM * longest)
-        if room is None or min(room, most) < max(longest or 1, 1):
+        if room is None or min(room, most) < max(longest or 1, self.cut + 1):
             return None
-        return replace(request, max_tokens=min(room, most))
+        return replace(request, max_tokens=min(room, most), limited=True)

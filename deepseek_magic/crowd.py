@@ -161,7 +161,7 @@ class Job:
         self._cell = cell
         self._wanted = at_once
         self._allowance = (
-            Allowance(asker, terms, found.sample[0], self.tally) if found.sample else None
+            Allowance(asker, terms, found, self.tally) if found.sample else None
         )
         self._error: DeepSeekError | None = None
         self._todo: Iterator[_Row] = iter(())
@@ -503,7 +503,12 @@ class Job:
                 "The limit is not enough for another row ({money} is left).",
                 money=money(max(left, NOTHING), currency),
             )
-        error = OverLimit(what, t("Raise it, and run again: only the missing rows are asked."))
+        cut = self._allowance.cut if self._allowance is not None else 0
+        already = (
+            t("An answer to these rows was cut at {n:,} tokens already.", n=cut) if cut else ""
+        )
+        step = t("Raise the limit, and run again: only the missing rows are asked.")
+        error = OverLimit(what, already, step)
         error.unsent = True
         return error
 

@@ -428,10 +428,19 @@ def row_verdict(request: Request, answer: Answer) -> DeepSeekError | None:
     if answer.finish_reason != "length":
         return None
     what = t("The answer was cut at its limit.")
-    if request.max_tokens:
+    if request.limited and request.max_tokens:
+        what = t(_ROOM, n=request.max_tokens)
+    elif request.max_tokens:
         what = t("The answer was cut at its limit of {n:,} tokens.", n=request.max_tokens)
-    step = t("Raise --max-tokens, and run again for this row.")
+    step = t(
+        "Raise the budget or the day's limit, and run again for this row."
+        if request.limited
+        else "Raise --max-tokens, and run again for this row."
+    )
     return UnusableAnswer(what, t("It was billed."), step)
+
+
+_ROOM = later("The answer was cut at {n:,} tokens, as the limit had no room for more.")
 
 
 def _without_text(request: Request, answer: Answer) -> tuple[str, str, str]:
@@ -449,7 +458,11 @@ def _without_text(request: Request, answer: Answer) -> tuple[str, str, str]:
             else t("All the tokens went into thinking, and none were left for the answer.")
         )
         step = t(
-            "Raise the limit or think less: %%deepseek --max-tokens 8000, or %%deepseek --think off"
+            "The budget or the day's limit had no room for more: raise it, or think less: "
+            "%%deepseek --think off"
+            if request.limited
+            else "Raise the limit or think less: %%deepseek --max-tokens 8000, or %%deepseek "
+            "--think off"
         )
     else:
         what = (

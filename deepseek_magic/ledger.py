@@ -561,6 +561,15 @@ class Ledger:
 
         return self._quietly(known, set)
 
+    def longest_cut(self, account: str, questions: Sequence[str]) -> int:
+        """Give the tokens of the longest answer to one of *questions* that was cut; 0 for none."""
+
+        def longest() -> int:
+            rows = self._file.read(schema.CUT, (account, json.dumps(questions)), None)
+            return (rows[0][0] if rows else None) or 0
+
+        return self._quietly(longest, lambda: 0)
+
     def answers_to(
         self, account: str, questions: Sequence[str], longest: int | None = None
     ) -> dict[str, dict[str, Any]]:

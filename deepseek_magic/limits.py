@@ -303,7 +303,7 @@ def bounded(facts: Facts) -> Request:
     if limit is None or worst is None or price is None or worst <= limit:
         return facts.request
     room = affordable(facts.request, price, limit)
-    return facts.request if room is None else replace(facts.request, max_tokens=room)
+    return facts.request if room is None else replace(facts.request, max_tokens=room, limited=True)
 
 
 def _may_cost(facts: Facts, left: Decimal) -> str:

@@ -158,10 +158,15 @@ def _ending(answer: Answer) -> str | None:
         return None
     if reason is None:
         return t("unfinished")
-    if reason == "length" and answer.text:
-        return t("cut at max_tokens")
     if reason == "length":
-        return t("cut at max_tokens before the answer began")
+        own = answer.request is None or answer.request.max_tokens is not None
+        if not answer.text:
+            return t(
+                "cut at max_tokens before the answer began"
+                if own
+                else "cut at the limit before the answer began"
+            )
+        return t("cut at max_tokens" if own else "cut at the limit")
     if reason in _ENDINGS:
         return t(_ENDINGS[reason])
     return t("ended with {reason!r}", reason=one_line(reason, 60))

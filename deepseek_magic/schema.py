@@ -221,12 +221,21 @@ def m005_conversations(db: sqlite3.Connection) -> None:
     )
 
 
+def m006_cut_answers(db: sqlite3.Connection) -> None:
+    """Let it be found how long answers were that had no more room."""
+    db.execute(
+        "CREATE INDEX entries_cut ON entries (account, question, completion_tokens)"
+        " WHERE question IS NOT NULL AND finish_reason = 'length'"
+    )
+
+
 STEPS: tuple[Step, ...] = (
     m001_entries_and_readings,
     m002_pending_cells,
     m003_ranges_reservations_and_sums,
     m004_questions,
     m005_conversations,
+    m006_cut_answers,
 )
 """Each runs once, in order, and is remembered by its name. Append only."""
 
@@ -380,6 +389,12 @@ _ANSWERED = (
 ANSWERED = f"SELECT DISTINCT question{_ANSWERED}"
 """Which of some questions have a whole answer: no longer than so many tokens, since a moment."""
 ANSWERED_WITH = f"SELECT *{_ANSWERED} AND answer IS NOT NULL ORDER BY ended"
+CUT = (
+    "SELECT MAX(completion_tokens) FROM entries WHERE account = ?"
+    " AND question IN (SELECT value FROM json_each(?))"
+    " AND question IS NOT NULL AND finish_reason = 'length'"
+)
+"""How long the longest answer to one of some questions was when it was cut."""
 KEPT = (
     "SELECT * FROM entries WHERE account = ? AND ended >= ? AND request = ? AND state = 'done'"
     " AND answer IS NOT NULL ORDER BY ended DESC LIMIT 1"

@@ -540,7 +540,7 @@ class Session:
                 for piece in pieces:
                     answer = answer.plus(piece)
                     yield _whole(before, answer)
-            read, error = reading.read(request, _whole(before, answer))
+            read, error = reading.read(going.call.request, _whole(before, answer))
             answer = replace(answer, parsed=read.parsed)
             state = state_of(error)
             self.was_refused = self._watch.refused_at is not None

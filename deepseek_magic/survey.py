@@ -253,6 +253,13 @@ def _kept(
     return kept
 
 
+def longest_cut(asker: Asker, found: Survey) -> int:
+    """Give the tokens of the longest answer to rows of *found* without one that was cut; or 0."""
+    names = [name for name in found.first if name not in found.kept]
+    parts = (names[start : start + LOOKED_UP] for start in range(0, len(names), LOOKED_UP))
+    return max((asker.ledger.longest_cut(asker.account, part) for part in parts), default=0)
+
+
 # What it would cost
 
 

@@ -193,7 +193,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """All that shapes an answer. None leaves a setting to the API's default."""
+    """All that shapes an answer. None leaves a setting to the API's default.
+
+    *limited* tells that `max_tokens` is no wish of the user's, but what a budget or
+    the day's limit has room for.
+    """
 
     messages: tuple[Message, ...]
     model: str = SHORT_NAMES["flash"]
@@ -203,6 +207,7 @@ class Request:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     json: bool = False
+    limited: bool = False
 
     @property
     def thinks(self) -> bool:

@@ -640,6 +640,30 @@ def test_a_budget_that_is_too_small(session: Session, api: Sandbox) -> None:
     assert frame["error"].isna().all()
 
 
+@pytest.mark.parametrize("think", ["off", "high"])
+def test_a_row_that_the_budget_cuts_is_paid_once(
+    session: Session, api: Sandbox, think: str
+) -> None:
+    """A row that had too little room is not sent with the same room again."""
+    asked = {**PLAIN, "think": think}
+    with pytest.raises(OverLimit) as caught:
+        session.map(rows(6), TOLD, **asked, budget="0.0004")
+    cut = caught.value.partial["error"].iloc[0]
+    paid = api.billed
+    assert paid
+    assert "limit had no room for more" in cut
+    assert "--max-tokens" not in cut
+
+    with pytest.raises(OverLimit, match=r"was cut at \d+ tokens already\. Raise the limit") as again:
+        session.map(rows(6), TOLD, **asked, budget="0.0004")
+    assert api.billed == paid
+    assert again.value.partial["error"].str.startswith("Not asked").all()
+
+    frame = session.map(rows(6), TOLD, **asked, budget="0.05")
+
+    assert frame["error"].isna().all()
+
+
 def test_the_days_limit(api: Sandbox, open_session: Callable[..., Session]) -> None:
     """All jobs of a day, of two sessions on one ledger, stay within the day's limit together."""
     first = open_session(api, clock=lambda: CALM, day_limit="0.02")
