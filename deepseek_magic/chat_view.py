@@ -77,7 +77,12 @@ def _at(at: datetime, now: datetime) -> str:
 def turns_shown(name: str, turns: Sequence[Turn], now: datetime) -> Shown:
     """Show the turns of a conversation: each question as it stands, each answer rendered."""
     if not turns:
-        return _said(t("The conversation has no turn yet. Begin it with: %%deepseek --chat"))
+        return _said(
+            t(
+                "The conversation has no whole answer yet. Ask in it: %%deepseek --chat{name}",
+                name=_argument(name),
+            )
+        )
     head = [
         tn(
             len(turns),

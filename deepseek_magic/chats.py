@@ -420,13 +420,15 @@ class Chats:
         return rows
 
     def _known(self, name: object) -> str:
-        chat, names = read_name(name), self.names()
+        chat = read_name(name)
+        names = list(dict.fromkeys(row["chat"] for row in self._all_rows()))
         if not chat or chat in names:
             return chat
         near = nearest(chat, [one for one in names if one])
         raise InvalidOption(
             t(
-                "There is no conversation {name}.{hint} All: %deepseek chat",
+                "There is no conversation {name}.{hint} All: %deepseek chat (in Python: "
+                "Session.chats())",
                 name=f'"{one_line(chat, 60)}"',
                 hint=t(" Did you mean {near}?", near=one_line(near, 60)) if near else "",
             )

@@ -200,8 +200,8 @@ class Commands:
         if failure is None:
             raise InvalidOption(
                 t(
-                    "No cell has failed in this kernel. Nothing was sent. To ask something else: "
-                    "%%deepseek"
+                    "No cell of code has failed in this kernel; a question that failed says below "
+                    "its cell what to do. Nothing was sent. To ask something else: %%deepseek"
                 )
             )
         own = self._host.workspace.session.client.key
@@ -537,13 +537,21 @@ class Commands:
                     kinds=listed(tuple(FAILURES)),
                 )
             )
-        sandbox.script(*[Reply(**FAILURES[what])] * int(times))
         number = int(times)
+        before = sandbox.script(*[Reply(**FAILURES[what])] * number)
         print(
             t("The next request gets: {what}", what=what)
             if number == 1
             else t("The next {number} requests get: {what}", number=number, what=what)
         )
+        if before:
+            print(
+                tn(
+                    before,
+                    "One that was set before comes first.",
+                    "{n} that were set before come first.",
+                )
+            )
 
     def _sandbox_off(self) -> None:
         was_on = self._host.workspace.account.sandbox is not None

@@ -160,9 +160,7 @@ class Job:
         self._found = found
         self._cell = cell
         self._wanted = at_once
-        self._allowance = (
-            Allowance(asker, terms, found, self.tally) if found.sample else None
-        )
+        self._allowance = Allowance(asker, terms, found, self.tally) if found.sample else None
         self._error: DeepSeekError | None = None
         self._todo: Iterator[_Row] = iter(())
         self._walk: Iterator[_Row] | None = None

@@ -2,6 +2,7 @@
 
 DeepSeekError
 ├── InvalidOption        an option or a {{placeholder}} is wrong      nothing was sent
+│   └── UnknownSetting         a setting that does not exist
 ├── KeyInText            the text holds something like a key          nothing was sent
 ├── NoKey                no key is set                                nothing was sent
 ├── OutOfMoney
@@ -82,6 +83,10 @@ class InvalidOption(DeepSeekError):
 
     reason = ""
     """Why an expression failed, without its text; empty where it was something else."""
+
+
+class UnknownSetting(InvalidOption, TypeError):
+    """A setting that does not exist: a `TypeError`, as for any function. Nothing was sent."""
 
 
 class KeyInText(DeepSeekError):

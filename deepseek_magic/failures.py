@@ -119,7 +119,7 @@ UNREACHED: Mapping[str, str] = MappingProxyType(
 """What is in the words of a connection that failed, and the next step; the first that fits."""
 NEXT: Mapping[int, tuple[type[RequestRefused], str]] = MappingProxyType(
     {
-        401: (WrongKey, later("Set another key: %deepseek login")),
+        401: (WrongKey, later("Set another key: %deepseek login (in Python: Session(api_key=…))")),
         403: (WrongKey, later("The key is not let in there. Set another: %deepseek login")),
         404: (BadRequest, later("Look at the address in DEEPSEEK_BASE_URL.")),
         405: (BadRequest, later("Look at the address in DEEPSEEK_BASE_URL.")),
@@ -304,7 +304,9 @@ def broken(
 ) -> DeepSeekError:
     """Tell what broke off an answer, or the wait for it; *idle* is how long silence is borne."""
     told = _silent(host, idle) if "Timeout" in name else _broke_off(host, name, reason)
-    patience = t("More patience: %config DeepSeekMagics.timeout = 600")
+    patience = t(
+        "More patience: %config DeepSeekMagics.timeout = 600 (in Python: Session(timeout=600))"
+    )
     return BrokenAnswer(told, _kept(arrived), t(ASK_ANEW), patience if "Timeout" in name else "")
 
 
@@ -459,10 +461,10 @@ def _without_text(request: Request, answer: Answer) -> tuple[str, str, str]:
         )
         step = t(
             "The budget or the day's limit had no room for more: raise it, or think less: "
-            "%%deepseek --think off"
+            '%%deepseek --think off (in Python: think="off")'
             if request.limited
             else "Raise the limit or think less: %%deepseek --max-tokens 8000, or %%deepseek "
-            "--think off"
+            '--think off (in Python: max_tokens=8000, or think="off")'
         )
     else:
         what = (
@@ -594,10 +596,14 @@ def _other_model(model: str, names: tuple[str, ...]) -> str:
             options=RETIRED[model],
         )
     if near:
-        return t("Nearest to it: %%deepseek -m {name}", name=short.get(near, near))
+        return t(_NEAREST, name=short.get(near, near))
     if names:
-        return t("Choose one: %%deepseek -m {name}", name=short.get(names[0], names[0]))
-    return t("Those there are: %deepseek models")
+        return t(_CHOOSE, name=short.get(names[0], names[0]))
+    return t("Those there are: %deepseek models (in Python: Session.models())")
+
+
+_NEAREST = later('Nearest to it: %%deepseek -m {name} (in Python: model="{name}")')
+_CHOOSE = later('Choose one: %%deepseek -m {name} (in Python: model="{name}")')
 
 
 def _is_deepseek(host: str) -> bool:

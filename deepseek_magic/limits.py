@@ -192,9 +192,10 @@ def _over_budget(facts: Facts) -> OutOfMoney | None:
         ),
         t("Nothing was sent."),
         t(
-            "Raise --budget, shorten it, or send it all the same: --anyway"
+            "Raise --budget, shorten it, or send it all the same: --anyway (anyway=True in Python)"
             if facts.request.max_tokens is None
-            else "Raise --budget, lower --max-tokens, or send it all the same: --anyway"
+            else "Raise --budget, lower --max-tokens, or send it all the same: --anyway "
+            "(anyway=True in Python)"
         ),
     )
 
@@ -250,7 +251,7 @@ def _too_little(facts: Facts) -> OutOfMoney | None:
             left=at_least(left, facts.currency),
         ),
         t("Nothing was sent."),
-        t("Top up, or send it all the same: --anyway"),
+        t("Top up, or send it all the same: --anyway (anyway=True in Python)"),
         balance=facts.balance,
     )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from decimal import ROUND_DOWN, Decimal, localcontext
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Literal
 
+from .elements import at_least
 from .wire import EXACT
 from .words import t
 
@@ -122,11 +123,11 @@ def warning(
     lasting: timedelta | None = None,
 ) -> str:
     """Say what is *due* in one line, with the figures and what to do."""
-    amount = f"{left.quantize(Decimal('0.01'), ROUND_DOWN, context=EXACT):,} {currency}"
+    amount = at_least(left, currency)
     if due == "short" and lasting is not None:
         minutes = max(round(lasting / timedelta(minutes=1)), 1)
         return t(
-            "{money} is left: about {minutes} minutes at the rate of the last hour. "
+            "{money} is left: about {minutes} minutes at the present rate. "
             "Top up, or ask less: %deepseek balance",
             money=amount,
             minutes=minutes,

@@ -104,6 +104,8 @@ def compiled(
             first = first or (source, error)
         if (formatted := _formatted(source)) is not None:
             return end, source, *formatted
+    if first is not None and (unfit := _unfit_format(first[0])) is not None:
+        raise unfit
     raise _not_python(text[start : start + 200], *(first or (None, None)))
 
 
@@ -119,6 +121,22 @@ def _formatted(source: str) -> tuple[CodeType, str] | None:
             continue
         with suppress(SyntaxError, ValueError, MemoryError, RecursionError):
             return _code(source[: colon.start()].strip()), spec
+    return None
+
+
+def _unfit_format(source: str) -> InvalidOption | None:
+    """Tell that what stands after an expression is no format; None where it is another mistake."""
+    before, colon, spec = source[:_LENGTH].rpartition(":")
+    if not colon or not re.fullmatch(r"[^\s\[\](){}'\"]{1,20}", spec):
+        return None
+    with suppress(SyntaxError, ValueError, MemoryError, RecursionError):
+        _code(before.strip())
+        what = t(
+            "{expression} ends in {spec}, which is no format such as :.2f or :,.0f.",
+            expression=braced(source),
+            spec=one_line(f":{spec}", 40),
+        )
+        return _failure(what)
     return None
 
 
@@ -200,8 +218,9 @@ def told(
     except NameError as error:
         if error.name is None or error.name in names or hasattr(builtins, error.name):
             raise _fails(source, _reason(error)) from error
-        public = [n for n in (*names, *dir(builtins)) if isinstance(n, str) and n[:1] != "_"]
-        near = nearest(error.name, public)
+        near = nearest(error.name, [n for n in names if isinstance(n, str) and n[:1] != "_"])
+        if near is None and f"{error.name}(" in source:
+            near = nearest(error.name, [n for n in dir(builtins) if n[:1] != "_"])
         name, near = one_line(error.name, 40), one_line(near or "", 40)
         raise _fails(
             source,

@@ -13,7 +13,14 @@ from numbers import Real
 from typing import Any
 
 from . import images
-from .errors import DeepSeekError, InvalidOption, KeyInText, one_line
+from .errors import (
+    DeepSeekError,
+    InvalidOption,
+    KeyInText,
+    UnknownSetting,
+    nearest,
+    one_line,
+)
 from .wire import SHORT_NAMES, THINK_LEVELS, Image, ImageLink, Key, Message, Request, question
 from .words import later, t
 
@@ -48,11 +55,21 @@ def request_of(prompt: object, **settings: Any) -> Request:
     """Put a prompt and its settings together into a request, as `wire.question` does.
 
     Numbers of any library are taken. What is no text or no number where one
-    belongs raises `InvalidOption`, a setting that does not exist `TypeError`.
+    belongs raises `InvalidOption`, a setting that does not exist `UnknownSetting`.
     """
+    if (name := next((name for name in settings if name not in READERS), None)) is not None:
+        raise _unknown_setting(name)
     given = {name: value for name, value in settings.items() if value is not None}
     read = {name: READERS[name](name, value) for name, value in given.items() if name in READERS}
     return question(_text("prompt", prompt), **{**given, **read})
+
+
+def _unknown_setting(name: str) -> UnknownSetting:
+    shown, near = one_line(name, 60), nearest(name, (*READERS, *BESIDE))
+    what = t("There is no setting `{name}` here.", name=shown)
+    hint = t("Did you mean {near}?", near=f"`{near}`") if near and near != name else ""
+    settings = t("Settings are {names}.", names=", ".join(READERS))
+    return UnknownSetting(what, t("Nothing was sent."), hint or settings)
 
 
 def _unfit(name: str, value: object, wanted: str) -> InvalidOption:
@@ -113,6 +130,12 @@ READERS: dict[str, Callable[[str, object], Any]] = {
     "images": lambda _, value: images.read(value),
 }
 """The settings of `wire.question`, and what reads each."""
+
+BESIDE = (
+    *("anyway", "budget", "cache", "cell", "chat", "chat_tokens", "off_peak", "repair", "schema"),
+    *("column", "concurrency", "confirm", "data_tokens", "fresh", "limit", "names", "progress"),
+)
+"""What else a question, or one for every row, may be asked with."""
 
 
 def like_a_key(text: str, own: Key | None = None) -> bool:

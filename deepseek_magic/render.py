@@ -504,7 +504,13 @@ def _balance_rows(balance: Balance | None, name: str) -> list[tuple[str, str]]:
         return [(name, t("unknown"))]
     infos = sorted(balance.infos.values(), key=lambda info: info.currency != balance.currency)
     names = [name] if len(infos) == 1 else [f"{name} {info.currency}" for info in infos]
-    return [(label, _amounts(info)) for label, info in zip(names, infos, strict=True)]
+    told = [_amounts(info) for info in infos]
+    left, first = balance.effective, infos[0]
+    if left is not None and first.currency == balance.currency and left != first.total:
+        # What was spent since the reading is not in its figures.
+        amount = at_least(left, first.currency)
+        told[0] = t("{money}; when it was read, {amounts}", money=amount, amounts=told[0])
+    return list(zip(names, told, strict=True))
 
 
 def _amounts(info: BalanceInfo) -> str:

@@ -110,7 +110,9 @@ def _value(option: str, text: str, names: Mapping[str, object]) -> object:
             ),
             t("Did you mean {word}?", word=one_line(near, 40)) if near else "",
             t("Nothing was sent."),
-            t(
+            t("Define it in a cell above, then run this one again.")
+            if text.isidentifier()
+            else t(
                 "An expression with quotation marks in it goes in quotes as a whole: "
                 '{option} "{code}"',
                 option=option,

@@ -257,8 +257,11 @@ class Sandbox:
         """
         return self._service.log.wait(timeout)
 
-    def script(self, *replies: Reply | str | int, path: str = CHAT, forever: bool = False) -> None:
+    def script(self, *replies: Reply | str | int, path: str = CHAT, forever: bool = False) -> int:
         """Set what the next requests to *path* get, one each, in this order.
+
+        Those that were set before and are still to come are the first; their number
+        is given back.
 
         Text is an answer, a number a status with its documented body. With
         *forever* the last one stays until `unscript`. A chat request takes a
@@ -268,7 +271,7 @@ class Sandbox:
         if path not in SCRIPTABLE or not replies:
             message = f"Nothing is set for {path!r}. Give replies, for one of {SCRIPTABLE}."
             raise ValueError(message)
-        self._service.scripts.add(path, [_reply(one) for one in replies], forever=forever)
+        return self._service.scripts.add(path, [_reply(one) for one in replies], forever=forever)
 
     def unscript(self) -> None:
         """Forget all replies that are set; requests are answered as usual again."""

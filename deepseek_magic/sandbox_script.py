@@ -217,12 +217,15 @@ class Scripts:
         self._standing: dict[str, Reply] = {}
         self._lock = threading.Lock()
 
-    def add(self, path: str, replies: Sequence[Reply], *, forever: bool) -> None:
-        """Queue *replies* for *path*; with *forever* the last one stays."""
+    def add(self, path: str, replies: Sequence[Reply], *, forever: bool) -> int:
+        """Queue *replies* for *path*, with *forever* the last one to stay; give how many wait."""
         with self._lock:
-            self._queues.setdefault(path, deque()).extend(replies[:-1] if forever else replies)
+            queue = self._queues.setdefault(path, deque())
+            waiting = len(queue)
+            queue.extend(replies[:-1] if forever else replies)
             if forever:
                 self._standing[path] = replies[-1]
+            return waiting
 
     def clear(self) -> None:
         """Drop every reply that has not been used."""

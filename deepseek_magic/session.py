@@ -1043,7 +1043,8 @@ class Session:
                         t("Nothing was sent."),
                         t(
                             "Type one in with %deepseek login, or set DEEPSEEK_API_KEY before "
-                            "Jupyter starts. Without an account: %deepseek sandbox on"
+                            "Jupyter or Python starts. Without an account: %deepseek sandbox on "
+                            "(in Python: deepseek_magic.Sandbox)"
                         ),
                     )
                 self._client = Client(self._key, self.base_url)

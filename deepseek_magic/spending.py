@@ -216,10 +216,13 @@ def _names(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[_Column
         "notebook": _short_names(row.get("notebook") for row in rows),
         "cell": lambda cell: str(cell or "")[:_CELL_ID],
     }
-    return [
-        (t(name.capitalize()), [words.get(name, _word)(row[name]) for row in rows], False)
-        for name in by
-    ]
+    columns = []
+    for name in by:
+        told = [words.get(name, _word)(row[name]) for row in rows]
+        if any(told) or tuple(by) != DEFAULT_BY:  # what nobody asked for may be left out
+            told = [one or t("unknown") for one in told]
+        columns.append((t(name.capitalize()), told, False))
+    return columns
 
 
 def _word(value: object) -> str:

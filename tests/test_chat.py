@@ -418,6 +418,17 @@ def test_in_figures(talk: Session, api: Sandbox) -> None:
     assert plot.used <= own.used
 
 
+def test_one_without_a_whole_answer(talk: Session, api: Sandbox) -> None:
+    """A conversation whose only question failed is there, without turns, and can be forgotten."""
+    with pytest.raises(DeepSeekError):
+        ask(talk, api, "a?", Reply(text=""), cell="a", chat="plot")
+
+    assert talk.chat("plot") == []
+    assert talk.forget_chat("plot") == 0
+    with pytest.raises(InvalidOption, match="There is no conversation"):
+        talk.chat("plot")
+
+
 def test_names(talk: Session, api: Sandbox) -> None:
     """What is no name is refused; a slip is told, with the name that may be meant."""
     ask(talk, api, "a?", "a.", chat="analysis")

@@ -260,15 +260,16 @@ def test_a_budget_is_spent_and_not_passed(client: Any, open_session: Open, ledge
     """All partitions together spend no more than the budget, and go as far as it does."""
     with Sandbox(latency=0.02) as api:
         session, data = open_session(api, ledger=ledger), parts(rows(100), 3)
+        budget = at_this_hour("0.002")
 
         with pytest.raises(OverLimit, match=r"of 100 rows have their answer") as caught:
-            session.map(data, "Label: {{text}}", budget="0.002", concurrency=16, **SETTINGS)
+            session.map(data, "Label: {{text}}", budget=budget, concurrency=16, **SETTINGS)
 
         partial = caught.value.partial
         worst = session.estimate("Label: text 99", model="flash", think="off", max_tokens=50).worst
         assert worst is not None
         assert partial["cost"].sum() == api.billed
-        assert Decimal("0.002") - 2 * worst < api.billed <= Decimal("0.002")
+        assert budget - 2 * worst < api.billed <= budget
         assert not refusals(api)
 
 

@@ -203,7 +203,7 @@ def test_fix_without_a_failure_sends_nothing(
     error, _ = run_cell("%deepseek fix")
 
     assert isinstance(error, InvalidOption)
-    assert "No cell has failed" in str(error)
+    assert "No cell of code has failed" in str(error)
     assert not account.requests
 
 

@@ -189,7 +189,10 @@ def test_an_attribute_is_no_file(run: Run, shell: Any) -> None:
         ("--each 42", "has no rows to ask about. Nothing was sent."),
         ("--each gone.csv", "gone.csv"),
         ("--each df[df.text==x]", "goes in quotes as a whole"),
-        ("--each df --schema Nothing", "names Nothing, which does not exist"),
+        (
+            "--each df --schema Nothing",
+            "this notebook. Nothing was sent. Define it in a cell above",
+        ),
         ("--each df --schema 42", "is no model"),
         ("--each df --column text", "already"),
         ("--column x", "--column goes only with --each DATA"),

@@ -31,7 +31,7 @@ def test_the_tree_is_as_drawn() -> None:
     """The drawing at the head of the module has every error, at its depth."""
     depths = {name: depth for name, (depth, _) in drawn().items()}
 
-    assert depths == {kind.__name__: kind.__mro__.index(Exception) - 1 for kind in CLASSES}
+    assert depths == {kind.__name__: kind.__mro__.index(DeepSeekError) for kind in CLASSES}
 
 
 def test_who_may_be_billed_is_as_drawn() -> None:

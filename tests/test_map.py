@@ -654,7 +654,9 @@ def test_a_row_that_the_budget_cuts_is_paid_once(
     assert "limit had no room for more" in cut
     assert "--max-tokens" not in cut
 
-    with pytest.raises(OverLimit, match=r"was cut at \d+ tokens already\. Raise the limit") as again:
+    with pytest.raises(
+        OverLimit, match=r"was cut at \d+ tokens already\. Raise the limit"
+    ) as again:
         session.map(rows(6), TOLD, **asked, budget="0.0004")
     assert api.billed == paid
     assert again.value.partial["error"].str.startswith("Not asked").all()

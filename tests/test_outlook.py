@@ -226,5 +226,5 @@ def test_the_words_of_a_short_balance() -> None:
     """It says how many minutes, and what to do."""
     text = warning("short", Decimal("1.50"), "USD", lasting=timedelta(minutes=18.4))
 
-    assert text.startswith("1.50 USD is left: about 18 minutes at the rate of the last hour.")
+    assert text.startswith("1.50 USD is left: about 18 minutes at the present rate.")
     assert "Top up" in text

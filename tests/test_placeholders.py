@@ -104,6 +104,7 @@ def test_the_bound_is_that_of_each_value() -> None:
         ("{{ }}", "{{}} is empty"),
         ("{{\\bf x}}", "{{\\bf x}} is not a Python expression (unexpected character"),
         ("{{x = 3}}", "{{x = 3}} is not a Python expression (invalid syntax"),
+        ("{{1 + 1:.2q}}", "{{1 + 1:.2q}} ends in :.2q, which is no format such as :.2f"),
         ("{{for}} and {{x}}", "{{for}} is not a Python expression"),
         ("{{await later()}}", "is not a Python expression ('await' outside function)"),
         ("{{\0}}", "is not a Python expression"),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepseek_magic.errors import InvalidOption, KeyInText
+from deepseek_magic.errors import InvalidOption, KeyInText, UnknownSetting
 from deepseek_magic.preflight import like_a_key, refusal, remarks, request_of
 from deepseek_magic.wire import Key, Message, Request, question
 
@@ -230,6 +230,10 @@ def test_values_that_do_not_fit(prompt: Any, settings: dict[str, Any], name: str
 
 
 def test_a_setting_that_does_not_exist() -> None:
-    """A misspelt setting is a `TypeError`, as for any function."""
-    with pytest.raises(TypeError, match="temprature"):
+    """A misspelt setting is a `TypeError`, as for any function, and names the one meant."""
+    with pytest.raises(TypeError, match=r"`temprature` here\..* mean `temperature`\?"):
         request_of("Why?", temprature=1)
+    with pytest.raises(UnknownSetting, match=r"mean `budget`\?"):
+        request_of("Why?", budgt=1)
+    with pytest.raises(InvalidOption, match=r"Settings are model, think, .*images\.$"):
+        request_of("Why?", **{"qqqqqq\n": 1})

@@ -432,6 +432,13 @@ def test_the_notice() -> None:
     assert TOP_UP in shown.text
 
 
+def test_what_was_spent_since_the_reading_counts() -> None:
+    """The balance of a notice is what is left, as in the line below an answer."""
+    told = notice_shown(notice(balance=balance("0.0500", spent="0.0018"))).text
+
+    assert re.search(r"Balance +0\.048 CNY; when it was read, 0\.05", told)
+
+
 def test_what_would_be_cheaper_can_be_pasted() -> None:
     """Each cheaper way stands in a line of its own, and its flag as code."""
     shown = notice_shown(notice(steps=("It costs less: --think off", "So too: -m flash")))

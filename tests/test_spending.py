@@ -132,6 +132,14 @@ def test_columns_without_anything_are_left_out() -> None:
     ]
 
 
+def test_a_column_that_was_asked_for_stays() -> None:
+    """Where no notebook is known, the sums by notebook say so."""
+    shown = usage_shown([row(notebook=None)], ("notebook",))
+
+    assert columns(shown)[:2] == ["Notebook", "Asked"]
+    assert shown.text.splitlines()[1].startswith("unknown")
+
+
 def test_usage_is_added_up_by_what_is_asked_for() -> None:
     """The first columns are those that the user named, in that order."""
     shown = usage_shown([row(cell="0123456789abcdef"), row(cell="fedc")], ("cell", "model"))
@@ -156,7 +164,7 @@ def test_notebooks_of_one_name_are_told_apart() -> None:
     lines = usage_shown([row(notebook=path) for path in paths], ("notebook",)).text.splitlines()
 
     assert [one.split()[0] for one in lines[1:4]] == ["one.ipynb", "x/two.ipynb", "y/two.ipynb"]
-    assert lines[4].split()[0] == "12"
+    assert lines[4].split()[:2] == ["unknown", "12"]
 
 
 def test_a_long_table_is_cut() -> None:

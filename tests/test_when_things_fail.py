@@ -260,3 +260,16 @@ def test_run_all_meets_every_failure(opened: NotebookPage) -> None:
         if cell not in {"empty", "names", "slogan"}:
             assert error in opened.text(at[cell]), cell
     assert set(answered(asked(opened)).values()) == {1}
+
+
+def test_failures_come_in_the_order_in_which_they_are_set(
+    shell: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was set before and is still to come is told."""
+    for line in ("sandbox on", "sandbox fail 503 2", "sandbox fail 400"):
+        shell.run_line_magic("deepseek", line)
+
+    told = capsys.readouterr().out
+
+    assert "The next 2 requests get: 503\n" in told
+    assert told.endswith("The next request gets: 400\n2 that were set before come first.\n")
