@@ -383,6 +383,11 @@ class Chats:
         self._ledger.forget_texts(self._account, self._notebook, self.tag(chat)).result()
         for key in [key for key in self._images if key[0] == chat]:
             del self._images[key]
+        if any(row["chat"] == chat for row in self._all_rows()):
+            raise DeepSeekError(
+                t("The ledger cannot be written now, so the conversation is still in it."),
+                t("It is removed when that works again. Look: %deepseek chat"),
+            )
         return number
 
     def close(self) -> None:

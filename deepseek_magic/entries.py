@@ -238,7 +238,12 @@ def ending(entry: int, outcome: Outcome, keep: Keep) -> Statement:
     if keep != "all":
         for name in ("answer", "reasoning", "error"):
             values.pop(name, None)
-    assignments = [f"{name} = :{name}" for name in values]
+    assignments = [
+        f"{name} = {schema.UNLESS_FORGOTTEN.format(name)}"
+        if name in ("answer", "reasoning")
+        else f"{name} = :{name}"
+        for name in values
+    ]
     if "cost" in values or "high" in values:
         assignments += [
             f"{name} = NULL" for name in ("cost", "low", "likely", "high") if name not in values

@@ -243,9 +243,9 @@ def _of_path(given: str | os.PathLike[str] | os.PathLike[bytes]) -> Image:
     try:
         path = Path(os.fsdecode(given)).expanduser()
         data = _content(path)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        shown = one_line(os.fsdecode(given), 60)
+        shown = one_line(str(given), 60)
         why = one_line(reason, 60)
         raise _refused(t("“{shown}” cannot be read ({why})", shown=shown, why=why)) from error
     return _of_bytes(data, f"“{one_line(path.name, 60)}”")

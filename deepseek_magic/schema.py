@@ -336,6 +336,9 @@ BOUNDED = [
 ]
 """What the end of a call says of its cost where nothing else does: no more than was reserved."""
 
+UNLESS_FORGOTTEN = "CASE WHEN chat IS NULL OR question IS NOT NULL THEN :{} END"
+"""A late answer leaves no text of a conversation that was forgotten while it was under way."""
+
 LEFT_OPEN = "SELECT id, owner, sent FROM entries WHERE state = 'sent'"
 SWEEP = (
     "UPDATE entries SET state = 'interrupted', ended = MAX(:ended, sent),"

@@ -395,9 +395,12 @@ def test_a_late_answer_brings_nothing_back(talk: Session, api: Sandbox) -> None:
     stream = talk.stream("b?", think="off", chat="")
     next(stream)
     talk.forget_chat()
-    list(stream)
+    *_, late = stream
 
+    assert "Late." in late.text
     assert talk.chats() == []
+    assert [row["answer"] for row in talk.ledger.entries()] == [None, None]
+    assert talk.spent == {"CNY": api.billed}
 
 
 def test_in_figures(talk: Session, api: Sandbox) -> None:
@@ -636,6 +639,21 @@ def held(path: Path) -> Iterator[None]:
         db.execute("BEGIN EXCLUSIVE")
         yield
         db.execute("ROLLBACK")
+
+
+def test_what_cannot_be_forgotten_yet_is_told(api: Sandbox, path: Path) -> None:
+    """A conversation in a ledger that others write to is not called gone, and goes later."""
+    with Session(api_key=api.api_key, base_url=api.base_url, ledger=path, notebook=HERE) as talk:
+        talk.ledger = Ledger(path, busy_seconds=0.1)
+        ask(talk, api, "a?", "a.", chat="plot")
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            with pytest.raises(DeepSeekError, match=r"still in it\. It is removed when"):
+                talk.forget_chat("plot")
+            db.execute("ROLLBACK")
+        ask(talk, api, "b?", "b.", chat="other")
+
+        assert [chat.name for chat in talk.chats()] == ["other"]
 
 
 def test_a_ledger_that_cannot_be_read(api: Sandbox, path: Path) -> None:

@@ -456,6 +456,13 @@ def test_what_is_no_picture_is_refused_in_one_line(name: str) -> None:
     assert words in refusal(make())
 
 
+class OfNoPath(os.PathLike[str]):
+    """Says that it is a path, and gives none."""
+
+    def __fspath__(self) -> Any:
+        return 5
+
+
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     """A missing file, a folder, a pipe, a huge file: one line each, and none is waited for."""
     (tmp_path / "chart.png").write_bytes(saved(photo()))
@@ -465,6 +472,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
     assert "did you mean chart.png?" in refusal(tmp_path / "chrat.png")
     assert "is a folder" in refusal(tmp_path)
+    assert "cannot be read" in refusal(OfNoPath())
     assert "no ordinary file" in refusal(tmp_path / "pipe.png")
     assert "no more than 67 MB" in refusal(tmp_path / "huge.png")
 
