@@ -113,6 +113,7 @@ def test_data_is_explored_at_a_known_cost(kernel: Kernels) -> None:
     assert "With it came a picture" in told["picture"]
     assert "plot" in told["words"]
     assert "from the sandbox" in told["frame"]
+    assert "'source': 'sandbox, not a model'" in told["noted"]
     assert "And what should we ask its people?" in told["second"]
     assert re.search(r"shops +2", told["chats"])
     assert "cut at max_tokens" in told["cut"]
@@ -122,7 +123,8 @@ def test_data_is_explored_at_a_known_cost(kernel: Kernels) -> None:
     assert "This cell of a Jupyter notebook failed" in told["fix"]
     assert "from the ledger, nothing was sent now" in told["cached"]
     questions, billed = told["counting"].split()
-    assert questions == "10"
+    assert questions == "11"
+    assert "合计" in told["chinese"]
     assert float(re.findall(r"Together ([\d.]+) CNY", told["usage"])[0]) == pytest.approx(
         float(billed), rel=0.05
     )
