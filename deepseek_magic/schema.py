@@ -387,10 +387,13 @@ UNDER_WAY = (
 _ANSWERED = (
     " FROM entries WHERE account = ? AND question IN (SELECT value FROM json_each(?))"
     " AND question IS NOT NULL AND state = 'done' AND finish_reason = 'stop'"
-    " AND (? IS NULL OR completion_tokens <= ?) AND ended >= ?"
+    " AND (? IS NULL OR COALESCE(completion_tokens, 0) <= ?) AND ended >= ?"
 )
 ANSWERED = f"SELECT DISTINCT question{_ANSWERED}"
-"""Which of some questions have a whole answer: no longer than so many tokens, since a moment."""
+"""Which of some questions have a whole answer: no longer than so many tokens, since a moment.
+
+One of no known length is whole all the same, and not paid for once more.
+"""
 ANSWERED_WITH = f"SELECT *{_ANSWERED} AND answer IS NOT NULL ORDER BY ended"
 CUT = (
     "SELECT MAX(completion_tokens) FROM entries WHERE account = ?"

@@ -640,6 +640,17 @@ def test_a_budget_that_is_too_small(session: Session, api: Sandbox) -> None:
     assert frame["error"].isna().all()
 
 
+def test_an_answer_without_usage_is_paid_once(session: Session, api: Sandbox) -> None:
+    """An answer of no known length has its row, also where the length is bounded."""
+    api.script(Reply("Good.", then="no-usage"))
+    first = session.map(["a"], TOLD, **PLAIN, max_tokens=20)
+
+    frame = session.map(["a"], TOLD, **PLAIN, max_tokens=10)
+
+    assert list(first["answer"]) == list(frame["answer"]) == ["Good."]
+    assert len(api.requests) == 1
+
+
 @pytest.mark.parametrize("think", ["off", "high"])
 def test_a_row_that_the_budget_cuts_is_paid_once(
     session: Session, api: Sandbox, think: str
