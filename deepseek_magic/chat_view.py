@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from . import markdown
-from .elements import QUIET, Markup, Shown, el, money, one_line, outer
+from .elements import QUIET, Shown, money, one_line, outer
 from .markdown import to_terminal
+from .options import quoted
 from .tables import table_shown
 from .words import listed, t, tn
 
@@ -58,7 +58,7 @@ def _name(name: str) -> str:
 
 
 def _argument(name: str) -> str:
-    return f" {shlex.quote(name)}" if name else ""
+    return f" {quoted(name)}" if name else ""
 
 
 def _spent(chat: Chat) -> str:
@@ -96,7 +96,8 @@ def turns_shown(name: str, turns: Sequence[Turn], now: datetime) -> Shown:
     shown = [_turn_shown(turn, now) for turn in turns[-NEWEST:]]
     line = " ".join(head)
     return Shown(
-        html=outer("", el("div", QUIET, line), *(Markup(one.html) for one in shown)),
+        # Answers stand beside the rest, not within: so they look, and are typeset, as in a cell.
+        html=outer(QUIET, line) + "".join(one.html for one in shown),
         text="\n\n".join([line, *(one.text for one in shown)]),
     )
 
@@ -110,9 +111,9 @@ def _turn_shown(turn: Turn, now: datetime) -> Shown:
     ]
     line, question = " · ".join(parts), turn.question.content
     return Shown(
-        html=el("div", _QUESTION, question)
+        html=outer(_QUESTION, question)
         + markdown.to_html(turn.answer)
-        + el("div", f"{QUIET};margin:.2em 0 .6em", line),
+        + outer(f"{QUIET};margin:.2em 0 .6em", line),
         text="\n\n".join(
             [
                 "\n".join(f"> {row}" for row in to_terminal(question).splitlines()),

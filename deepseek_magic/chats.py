@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shlex
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from .continuation import LostImage, question_of, read_request
 from .entries import moment
 from .errors import DeepSeekError, InvalidOption, nearest, one_line
 from .ledger import Ledger
-from .options import is_chat_name
+from .options import is_chat_name, quoted
 from .preflight import BLIND, IMAGE_BYTES, MOST_IMAGES
 from .records import as_sent
 from .repair import asked_first
@@ -185,7 +184,7 @@ def _left_out(number: int, bound: int, chat: str) -> str:
         "DeepSeekMagics.chat_tokens = {more}; to start anew: %deepseek chat forget{name}",
         bound=bound,
         more=2 * bound,
-        name=f" {shlex.quote(chat)}" if chat else "",
+        name=f" {quoted(chat)}" if chat else "",
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
@@ -591,6 +590,7 @@ def _chat_names() -> list[str]:
 
 def _next_words(line: str) -> list[str]:
     from .commands import NEXT_WORDS, SUBCOMMANDS
+    from .options import quoted
 
     *before, begun = line.split(" ")
     match [word for word in before if word]:
@@ -599,7 +599,7 @@ def _next_words(line: str) -> list[str]:
         case [name]:
             known = NEXT_WORDS.get(name, ())
         case ["chat", "show" | "forget"]:
-            known = tuple(shlex.quote(chat) for chat in _chat_names() if chat)
+            known = tuple(quoted(chat) for chat in _chat_names() if chat)
         case _:
             known = ()
     return [word for word in known if word.startswith(begun)]

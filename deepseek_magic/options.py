@@ -733,8 +733,13 @@ def complete(line: str, token: str, chats: Sequence[str] = ()) -> list[str]:
     return [name for name in _unused(words) if name.startswith(token or "--")]
 
 
+def quoted(name: str) -> str:
+    """Write *name* as one word of a line of options: in quotes, unless it is one as it stands."""
+    return name if re.fullmatch(r"\w[\w.-]*", name) else shlex.quote(name)
+
+
 def _choices(option: _Option, chats: Sequence[str]) -> Sequence[str]:
-    return [shlex.quote(name) for name in chats] if option.field == "chat" else option.choices
+    return [quoted(name) for name in chats] if option.field == "chat" else option.choices
 
 
 def _is_inside_quotes(text: str) -> bool:

@@ -839,6 +839,23 @@ def test_what_the_model_writes_is_not_trusted(run_cell: Run, api: Sandbox, shell
         assert "\x1b" not in view.html + view.text
 
 
+def test_a_turn_is_shown_as_in_its_cell(run_cell: Run, api: Sandbox, shell: Any) -> None:
+    """An answer stands in no element of ours, which the page's style and its math would miss."""
+    from deepseek_magic import chat_view
+
+    api.script("Area: $a^2$.\n\n```\ncode\n```\n", "And more.")
+    run_cell("%%deepseek -t off -c 计划\nOne?")
+    run_cell("%%deepseek -t off -c 计划\nTwo?")
+    session = shell.magics_manager.registry["DeepSeekMagics"].workspace.session
+
+    page = chat_view.turns_shown("计划", session.chat("计划"), session.now()).html
+
+    for words in (r"\(a^2\)", "<pre", "And more."):
+        before = page[: page.index(words)]
+        assert before.count("<div") == before.count("</div>") > 1
+    assert "chat show 计划" in chat_view.chats_shown(session.chats(), session.now()).text
+
+
 def test_a_dry_run_without_a_key(
     run_cell: Run, api: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
