@@ -42,7 +42,7 @@ from .limits import day_untold
 from .pace import Pace
 from .prices import price_list
 from .records import FREE, Ended, answer_of, as_sent, state_of
-from .repair import after_one, both, problems_of, repair_of
+from .repair import after_one, both, is_put_off, problems_of, repair_of
 from .survey import LOOKED_UP, Asker, Survey, mark_of
 from .tally import Tally
 from .wire import SHORT_NAMES, Answer, Request
@@ -374,6 +374,7 @@ class Job:
                 continue
             row = _Row(number, request, name)
             if name not in found.kept:
+                self._take_up(row)
                 yield row
                 continue
             waiting.append(row)
@@ -381,6 +382,15 @@ class Job:
                 yield from self._from_ledger(waiting)
                 waiting = []
         yield from self._from_ledger(waiting)
+
+    def _take_up(self, row: _Row) -> None:
+        """Ask for the repair alone where the answer was paid for earlier and the repair was not."""
+        wrong = self._asker.unrepaired.get(row.name)
+        if wrong is None or self._found.is_fresh:
+            return
+        _, error = self._found.questions.verdict(row.request, wrong)
+        if error is not None:
+            self._is_sent_back(row, replace(wrong, cost=NOTHING, cost_range=None), error)
 
     def _from_ledger(self, rows: Sequence[_Row]) -> Iterator[_Row]:
         """Settle rows that were answered earlier; give those whose answer does not do any more."""
@@ -589,6 +599,8 @@ class Job:
         self._asker.add_up(answer)
         self.tally.spend(answer, free=state in FREE)
         row = done.row
+        if not done.again and not is_put_off(error):
+            self._asker.unrepaired.pop(row.name, None)
         if state == "done":
             self._pace.answered(time.monotonic())
             self._failures = 0
@@ -603,6 +615,7 @@ class Job:
         elif done.again:
             self._again.append(row)
             if row.wrong is not None:
+                self._asker.unrepaired.setdefault(row.name, row.wrong)
                 self.tally.sent_back(row.number, row.wrong)
         elif error.may_be_billed or (not isinstance(error, FOR_ALL) and error is not self._error):
             billed = row.wrong if state in FREE else row.bill(answer)

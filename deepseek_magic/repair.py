@@ -11,7 +11,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from . import failures
-from .errors import DeepSeekError, InsufficientBalance, UnusableAnswer, one_line
+from .errors import (
+    BadRequest,
+    ConnectionFailed,
+    DeepSeekError,
+    InsufficientBalance,
+    OutOfMoney,
+    RequestRefused,
+    UnusableAnswer,
+    one_line,
+)
 from .wire import EXACT, Answer, CostRange, Message, Request, Usage
 from .words import language, later, sentences, t
 
@@ -135,6 +144,15 @@ def problems_of(error: DeepSeekError | None, answer: Answer) -> tuple[str, ...]:
     if not isinstance(error, UnusableAnswer) or answer.finish_reason == "length":
         return ()
     return error.problems
+
+
+def is_put_off(why: DeepSeekError | None) -> bool:
+    """Tell whether a repair that ended in *why* may be asked for later, as it is.
+
+    So it is where nothing of it was billed, and the fault was not in it.
+    """
+    kinds = OutOfMoney | RequestRefused | ConnectionFailed
+    return isinstance(why, kinds) and not (isinstance(why, BadRequest) or why.may_be_billed)
 
 
 def together(first: Answer, second: Answer) -> Answer:

@@ -50,6 +50,7 @@ from .repair import (
     Reading,
     asked_again,
     both,
+    is_put_off,
     is_repair,
     problems_of,
     repair_of,
@@ -141,6 +142,8 @@ class Session:
         """Called, from any thread, when a balance was read or a query has ended."""
         self.answered: dict[str, Answer] = {}
         """Answers to rows, by the name of the question, where the ledger keeps no texts."""
+        self.unrepaired: dict[str, Answer] = {}
+        """Answers that are no good and were paid for, when their repair could not be, by name."""
         self.unfinished: dict[str, datetime] = {}
         """When rows that were to be asked anew were begun, as long as they are not all done."""
         self._clock = clock
@@ -438,15 +441,44 @@ class Session:
     ) -> Generator[Answer]:
         """Ask, and ask once more where the answer is not the JSON that was asked for."""
         asked = client, request, cell, terms, reading
+        if before is None and (earlier := self._sent_back(request, reading)) is not None:
+            yield from self._repair(asked, *earlier, off_peak=off_peak, is_earlier=True)
+            return
         try:
             yield from self._answers(*asked, before=before, off_peak=off_peak)
         except UnusableAnswer as error:
             wrong, first = error, reading.paid or Answer(model=request.model)
-            if not (problems := problems_of(error, first)):
+            if not problems_of(error, first):
                 raise
         else:
             return
         question = continuation.with_room(continuation.question_of(request), before)
+        yield from self._repair((client, question, cell, terms, reading), first, wrong)
+
+    def _sent_back(
+        self, request: Request, reading: Reading
+    ) -> tuple[Answer, UnusableAnswer] | None:
+        """Give the answer that was paid for when its repair could not be, and what is wrong."""
+        first = self.unrepaired.pop(name_of(request), None) if self.unrepaired else None
+        if first is None:
+            return None
+        _, wrong = reading.read(request, first)
+        if isinstance(wrong, UnusableAnswer) and problems_of(wrong, first):
+            return first, wrong
+        return None
+
+    def _repair(
+        self,
+        asked: tuple[Client, Request, str | None, Terms, Reading],
+        first: Answer,
+        wrong: UnusableAnswer,
+        *,
+        off_peak: bool = False,
+        is_earlier: bool = False,
+    ) -> Generator[Answer]:
+        """Ask for what is *wrong* with the *first* answer to be put right."""
+        client, question, cell, terms, reading = asked
+        problems = problems_of(wrong, first)
         again, reading.paid = repair_of(question, first, problems), None
         reading.name = name_of(question)
         try:
@@ -456,10 +488,14 @@ class Session:
                 raise refusal
             yield asked_again(first, wrong)
             asked = client, again, cell, terms, reading
-            for answer in self._answers(*asked, before=None, off_peak=False):
+            for answer in self._answers(*asked, before=None, off_peak=off_peak):
                 yield together(first, answer)
         except DeepSeekError as error:
             why = error
+            if is_put_off(error):
+                self.unrepaired[reading.name] = first
+                if is_earlier:
+                    raise
         else:
             return
         finally:

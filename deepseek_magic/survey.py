@@ -49,6 +49,7 @@ class Asker(Protocol):
     retries: int
     notebook: str | None
     answered: dict[str, Answer]
+    unrepaired: dict[str, Answer]
     unfinished: dict[str, datetime]
 
     @property

@@ -551,6 +551,33 @@ def test_the_money_ends_before_the_repair(session: Session, api: Sandbox) -> Non
     assert "Nothing was billed" not in str(caught.value)
     assert "Top up" in str(caught.value)
 
+    first, asked = api.billed, len(api.requests)
+    api.script(RIGHT)
+    answer = session.ask("Label it.", schema=Label, **PLAIN)
+
+    body = api.requests[-1].body or {}
+    assert [one["role"] for one in body["messages"]][-2:] == ["assistant", "user"]
+    assert len(api.requests) == asked + 1
+    assert answer.cost == api.billed > first
+    assert session.spent == {"CNY": api.billed}
+
+
+@pytest.mark.parametrize("again", [WRONG, 400, Reply(RIGHT, after=1, then="close")])
+def test_a_repair_is_put_off_once(session: Session, api: Sandbox, again: Any) -> None:
+    """After a repair that was billed, or is at fault itself, the question is asked anew."""
+    api.script(WRONG, 402)
+    with pytest.raises(InsufficientBalance):
+        session.ask("Label it.", schema=Label, **PLAIN)
+    api.script(again)
+    with pytest.raises(DeepSeekError):
+        session.ask("Label it.", schema=Label, **PLAIN)
+
+    api.script(RIGHT)
+    session.ask("Label it.", schema=Label, **PLAIN)
+
+    body = api.requests[-1].body or {}
+    assert body["messages"][-1] == {"role": "user", "content": "Label it."}
+
 
 def test_a_budget_holds_for_both(session: Session, api: Sandbox) -> None:
     """A repair for which the budget has too little left is not sent, and the reason is told."""
@@ -567,6 +594,12 @@ def test_a_budget_holds_for_both(session: Session, api: Sandbox) -> None:
     assert len(api.requests) == 1
     assert caught.value.answer is not None
     assert caught.value.answer.cost == api.billed <= worst
+
+    answer = session.ask("Label it.", schema=Label, budget="1", max_tokens=3000, **PLAIN)
+
+    assert len(api.requests) == 2
+    assert answer.parsed == Label(topic="tea", score=3)
+    assert answer.cost == api.billed
 
 
 def test_a_day_limit_holds_for_both(api: Sandbox, open_session: Callable[..., Session]) -> None:
@@ -745,15 +778,20 @@ def test_rows_without_repair(session: Session, api: Sandbox) -> None:
 
 
 def test_the_money_ends_in_the_repair_of_a_row(session: Session, api: Sandbox) -> None:
-    """The row is missing, has what was billed for it, and is asked anew after a top-up."""
+    """The row is missing, has what was billed for it, and after a top-up its repair is asked."""
     api.script(WRONG, 402)
 
     with pytest.raises(InsufficientBalance) as caught:
         session.map(["a", "b"], "{{text}}", schema=Label, **ROWS)
+    asked = len(api.requests)
     api.script(RIGHT, RIGHT, RIGHT)
     partial = caught.value.partial
     again = session.map(["a", "b"], "{{text}}", schema=Label, **ROWS)
 
+    bodies = [request.body or {} for request in list(api.requests)[asked:]]
+    repairs = [body for body in bodies if body["messages"][-2]["role"] == "assistant"]
+    assert len(repairs) == 1
+    assert len(bodies) <= 2
     assert sum(partial["cost"], Decimal(0)) + sum(again["cost"], Decimal(0)) == api.billed
     assert again["error"].isna().all()
     assert "0 of 2 rows have their answer" in str(caught.value) or "1 of 2" in str(caught.value)
@@ -771,6 +809,13 @@ def test_a_budget_ends_before_the_repair_of_a_row(session: Session, api: Sandbox
     assert len(api.requests) == 1
     assert list(caught.value.partial["cost"]) == [api.billed]
     assert caught.value.partial["error"].notna().all()
+
+    first = api.billed
+    frame = session.map(["a"], "{{text}}", schema=Label, budget="1", max_tokens=3000, **ROWS)
+
+    assert len(api.requests) == 2
+    assert list(frame["score"]) == [3]
+    assert list(frame["cost"]) == [api.billed - first]
 
 
 def test_rows_of_a_form_without_fields(session: Session, api: Sandbox) -> None:
