@@ -1,7 +1,7 @@
 """Run every check: `python3 tests/run.py [--only lint|types|tests] [pytest arguments]`.
 
 Makes `.venv-test` at the first start and gets a Chromium where there is none.
-All groups run; the exit code is that of the first that failed.
+All groups run; the exit code is that of the first that failed. `--coverage` measures besides.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> int:
             [str(python), "-m", "ruff", "format", "--check", "."],
         ],
         "types": [[str(python), "-m", "mypy"]],
-        "tests": [_pytest(python, options.workers, extra)],
+        "tests": [_pytest(python, options, extra)],
     }
     failures: list[int] = []
     for name in [options.only] if options.only else groups:
@@ -53,16 +53,23 @@ def _parser() -> argparse.ArgumentParser:
         default=min((os.cpu_count() or 1) + 1, 4),  # they wait much of their time
         help="processes to share the tests (default: %(default)s)",
     )
+    parser.add_argument(
+        "--coverage",
+        action="store_true",
+        help="also tell which lines no test runs, and fail below a share; takes a third longer",
+    )
     return parser
 
 
-def _pytest(python: Path, workers: int, extra: list[str]) -> list[str]:
+def _pytest(python: Path, options: argparse.Namespace, extra: list[str]) -> list[str]:
     # The examples of properties are the same on every machine; plain pytest tries new ones.
-    command = [str(python), "-m", "pytest", "--cov", "--hypothesis-profile=ci"]
-    if workers > 1:
-        command += ["-n", str(workers), "--dist", "loadgroup"]
-    # Some of the tests cannot cover all of the package.
-    return [*command, "--cov-fail-under=0", *extra] if extra else command
+    command = [str(python), "-m", "pytest", "--hypothesis-profile=ci"]
+    if options.workers > 1:
+        command += ["-n", str(options.workers), "--dist", "loadgroup"]
+    if options.coverage:
+        # Some of the tests cannot cover all of the package.
+        command += ["--cov", *(["--cov-fail-under=0"] if extra else [])]
+    return [*command, *extra]
 
 
 def _run(command: list[str]) -> int:
