@@ -209,26 +209,25 @@ class Commands:
 
     def do_continue(self, *rest: str) -> None:
         """Let the answer that broke off or was cut last go on, in the cell that is running."""
-        out, dry_run, words, bound = None, False, list(rest), None
-        while words:
-            word = words.pop(0)
-            if word == "--dry-run":
-                dry_run = True
-            elif word in {"-o", "--out"} and words and words[0].isidentifier():
-                out = words.pop(0)
-            elif word == "--max-tokens" and words and words[0].isdecimal():
-                bound = int(words.pop(0))
-            else:
-                raise InvalidOption(
-                    t(
-                        "%deepseek continue takes nothing more, or -o NAME for the whole answer, "
-                        "--max-tokens NUMBER for the rest, or --dry-run, and {given!r} is none of "
-                        "these. Nothing was sent.",
-                        given=one_line(" ".join([word, *words]), 40),
-                    )
-                )
+        from .options import parse
+
+        given, why = {word.partition("=")[0] for word in rest if word.startswith("-")}, ""
+        try:
+            options = parse(shlex.join(rest))
+        except InvalidOption as error:
+            options, why = None, error.what if given else ""
+        if options is None or given - {"-o", "--out", "--max-tokens", "--dry-run"}:
+            raise InvalidOption(
+                why,
+                t(
+                    "%deepseek continue takes nothing more, or -o NAME for the whole answer, "
+                    "--max-tokens NUMBER for the rest, or --dry-run, and {given!r} is none of "
+                    "these. Nothing was sent.",
+                    given=one_line(" ".join(rest), 40),
+                ),
+            )
         text = " ".join(["%deepseek continue", *rest])
-        self._host.go_on(text, out, max_tokens=bound, dry_run=dry_run)
+        self._host.go_on(text, options.out, max_tokens=options.max_tokens, dry_run=options.dry_run)
 
     def do_chat(self, *rest: str) -> None:
         """List the conversations of the notebook, show the turns of one, or forget some."""

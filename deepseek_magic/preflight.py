@@ -60,8 +60,8 @@ def request_of(prompt: object, **settings: Any) -> Request:
     if (name := next((name for name in settings if name not in READERS), None)) is not None:
         raise _unknown_setting(name)
     given = {name: value for name, value in settings.items() if value is not None}
-    read = {name: READERS[name](name, value) for name, value in given.items() if name in READERS}
-    return question(_text("prompt", prompt), **{**given, **read})
+    read = {name: READERS[name](name, value) for name, value in given.items()}
+    return question(_text("prompt", prompt), **read)
 
 
 def _unknown_setting(name: str) -> UnknownSetting:

@@ -644,9 +644,12 @@ def test_the_rest_has_a_bound_of_its_own(run: Run, account: Sandbox, shell: Any)
     run("%%deepseek -t off --max-tokens 10\nWhy?")
     bad = run("%deepseek continue --max-tokens many")
     preview = run("%deepseek continue --max-tokens 400 --dry-run")
-    run("%deepseek continue --max-tokens 400 -o whole")
+    huge = run(f"%deepseek continue --max-tokens {'9' * 5000}")
+    run("%deepseek continue --max-tokens=400 -o whole")
 
     assert "is none of these" in bad
+    assert "whole number from 1 to 393216" in bad
+    assert "is none of these" in huge
     assert "max_tokens 400" in preview
     assert bodies(account)[-1]["max_tokens"] == 400
     assert shell.user_ns["whole"].finish_reason == "stop"
